@@ -1,0 +1,1 @@
+"""Thin I/O, one outside system a file. What an answer means is decided in `core`."""

@@ -1,0 +1,84 @@
+"""The errors a user may see, sorted by who can mend them.
+
+Every error says what went wrong, where, and how to mend it. An error that is none of these is a
+defect of ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+
+class CatalogError(Exception):
+    """An error with a way out.
+
+    Args:
+        problem: what is wrong and where, one sentence without a final stop.
+        mend: what the reader can do about it.
+    """
+
+    needs: ClassVar[Literal["human", "time"]] = "human"
+
+    def __init__(self, problem: str, *, mend: str) -> None:
+        super().__init__(problem, mend)
+        self.problem = problem
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.mend}"
+
+
+class SettingsError(CatalogError):
+    """A mirror file that cannot be used as it stands."""
+
+
+class GovernanceRefused(CatalogError):
+    """The governance file was read and cannot be used.
+
+    Args:
+        line, column: counted from 1; the place of the fault.
+    """
+
+    def __init__(self, problem: str, *, mend: str, path: str, line: int, column: int) -> None:
+        super().__init__(f"{path}:{line}:{column}: {problem}", mend=mend)
+        self.path = path
+        self.line = line
+        self.column = column
+
+
+class GovernanceUnavailable(CatalogError):
+    """The governance file could not be read at all."""
+
+    needs = "time"
+
+
+class InventoryFailed(CatalogError):
+    """ECR was not read completely, so nothing about absence is known."""
+
+    needs = "time"
+
+
+class EntityInvalid(CatalogError):
+    """Backstage would refuse, or silently freeze, this entity."""
+
+
+class TargetUnavailable(CatalogError):
+    """The publication target could not be read or written."""
+
+    needs = "time"
+
+
+class TargetRefused(CatalogError):
+    """The target holds something that is not ours, or does not let us write."""
+
+
+class LostRace(CatalogError):
+    """The target changed after the plan was computed; the next run plans afresh."""
+
+    needs = "time"
+
+
+class StalePlan(CatalogError):
+    """The plan's reads are too old to act on."""
+
+    needs = "time"

@@ -1,0 +1,64 @@
+"""The removal guard: which plans wait for a human.
+
+A policy over what a plan removes; it knows neither where the plan comes from nor what happens to
+it. A reason is a sentence for the person who has to approve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+FEW_REMOVALS: Final = 3
+"""From this many removals up, the percentage counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalLimits:
+    """How much a plan may remove unasked: a number, and a percentage of what is listed."""
+
+    max_removals: int = 10
+    max_removal_percent: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Removals:
+    """What a plan takes out of the published entity.
+
+    Attributes:
+        listed: how many live repositories are published now.
+        removed: the names that the plan removes.
+        unproved: those of them whose absence from AWS no look-up proved.
+        published_damaged: the published list cannot be read, so removals cannot be counted.
+    """
+
+    listed: int
+    removed: Collection[str]
+    unproved: Collection[str] = ()
+    published_damaged: bool = False
+
+
+def reasons_to_hold(removals: Removals, limits: RemovalLimits) -> tuple[str, ...]:
+    """Say why the plan is held; empty when it may be published."""
+    count = len(removals.removed)
+    reasons: list[str] = []
+    if removals.published_damaged:
+        reasons.append("the published file is damaged, so what it would lose cannot be counted")
+    if count > limits.max_removals:
+        reasons.append(f"{count} removals, more than max_removals ({limits.max_removals})")
+    # Compared as products, so that 20 % of 15 is 3 exactly.
+    if count >= FEW_REMOVALS and count * 100 > removals.listed * limits.max_removal_percent:
+        share = 100 * count / removals.listed
+        reasons.append(
+            f"{count} of {removals.listed} repositories ({share:.0f} %), "
+            f"more than max_removal_percent ({limits.max_removal_percent:g} %)"
+        )
+    if count and count == removals.listed:
+        reasons.append("nothing that is listed now would be left")
+    if removals.unproved:
+        reasons.append(
+            f"{len(removals.unproved)} removals that no look-up proved: "
+            f"{', '.join(sorted(removals.unproved)[:5])}"
+        )
+    return tuple(reasons)

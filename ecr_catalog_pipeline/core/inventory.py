@@ -1,0 +1,117 @@
+"""The ECR inventory: answers of the API in, a complete set of repositories out.
+
+A missing or malformed part is an error, never an absence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ecr_catalog_pipeline.core.errors import InventoryFailed
+
+_RETRY = "Nothing was changed; the next run reads again."
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository as ECR describes it; `created_at` is in UTC."""
+
+    name: str
+    uri: str
+    created_at: datetime | None = None
+    scan_on_push: bool | None = None
+    encryption: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything that one ECR registry holds, read completely.
+
+    Attributes:
+        repositories: sorted by name, each name once.
+        proved_absent: published names that a look-up by name proved to be gone.
+    """
+
+    account_id: str
+    region: str
+    repositories: tuple[Repository, ...]
+    proved_absent: frozenset[str] = frozenset()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every repository's name, URI and time of creation."""
+        digest = hashlib.sha256()
+        for repository in self.repositories:
+            created = repository.created_at.isoformat() if repository.created_at else ""
+            digest.update(f"{repository.name}\n{repository.uri}\n{created}\n".encode())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def parse_page(answer: Mapping[str, Any]) -> list[Repository]:
+    """Read one answer of DescribeRepositories.
+
+    Raises:
+        InventoryFailed: the answer lacks its list, or a repository lacks its name or URI.
+    """
+    # botocore turns a JSON body that was cut off into an answer without its members.
+    page = answer.get("repositories")
+    if not isinstance(page, list):
+        raise InventoryFailed(
+            "ecr:DescribeRepositories answered without its list of repositories", mend=_RETRY
+        )
+    return [_repository(item) for item in page]
+
+
+def merge_pages(pages: Iterable[list[Repository]]) -> tuple[Repository, ...]:
+    """Sort the repositories of all pages by name, the same one once."""
+    by_name = {repository.name: repository for page in pages for repository in page}
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
+def check_account(answering: str, expected: str | None, published_uris: Iterable[str]) -> None:
+    """Refuse an answer from another account than the mirror's.
+
+    Args:
+        answering: the account of GetCallerIdentity.
+        expected: the mirror's `account_id`; without one, the published URIs say which it is.
+        published_uris: of the live repositories that are published now.
+
+    Raises:
+        InventoryFailed: the wrong account's emptiness proves nothing.
+    """
+    known = {expected} if expected else _accounts(published_uris)
+    if known and answering not in known:
+        raise InventoryFailed(
+            f"sts:GetCallerIdentity answered for account {answering}, "
+            f"not for {' or '.join(sorted(known))}",
+            mend="Use credentials of the mirror's account, or mend registry.account_id.",
+        )
+
+
+def _accounts(uris: Iterable[str]) -> set[str]:
+    hosts = (uri.split(".", 1)[0] for uri in uris)
+    return {host for host in hosts if len(host) == 12 and host.isdigit()}
+
+
+def _repository(item: Any) -> Repository:
+    name = item.get("repositoryName") if isinstance(item, dict) else None
+    uri = item.get("repositoryUri") if isinstance(item, dict) else None
+    if not (isinstance(name, str) and name and isinstance(uri, str) and uri):
+        raise InventoryFailed(
+            "ecr:DescribeRepositories answered with a repository that has no name or no URI",
+            mend=_RETRY,
+        )
+    created = item.get("createdAt")
+    scanning = (item.get("imageScanningConfiguration") or {}).get("scanOnPush")
+    encryption = (item.get("encryptionConfiguration") or {}).get("encryptionType")
+    return Repository(
+        name=name,
+        uri=uri,
+        created_at=created.astimezone(UTC) if isinstance(created, datetime) else None,
+        scan_on_push=scanning if isinstance(scanning, bool) else None,
+        encryption=encryption if isinstance(encryption, str) else None,
+    )
