@@ -54,6 +54,8 @@ class Plan:
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         reads_began_at: when the earliest of its reads began.
+        published_last_sync: when the published content last changed, as the file says.
+        counts: how many repositories each state has.
     """
 
     source_sha: str
@@ -65,7 +67,18 @@ class Plan:
     changes: Changes
     reasons_held: tuple[str, ...]
     reads_began_at: datetime
-    published_last_sync: str | None = None
+    published_last_sync: str | None
+    counts: Mapping[State, int]
+
+    @property
+    def summary(self) -> str:
+        """The counts and changes in one line, for a commit's subject."""
+        counts, changes = self.counts, self.changes
+        return (
+            f"{counts[State.LIVE]} live (+{len(changes.added)} ~{len(changes.updated)} "
+            f"-{len(changes.removed)}), {counts[State.PENDING]} pending, "
+            f"{counts[State.GHOST]} ghosts, {counts[State.ORPHAN]} orphans"
+        )
 
     @property
     def plan_hash(self) -> str:
@@ -135,6 +148,7 @@ def make_plan(
         reasons_held=_reasons(current, changes, registry, inventory, limits),
         reads_began_at=reads_began_at,
         published_last_sync=current.last_sync if current else None,
+        counts=registry.counts(),
     )
 
 

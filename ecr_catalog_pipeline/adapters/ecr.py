@@ -1,0 +1,226 @@
+"""Reads an ECR registry: completely, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.credentials import (
+    AssumeRoleCredentialFetcher,
+    DeferredRefreshableCredentials,
+)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.session import Session as BotocoreSession
+
+from ecr_catalog_pipeline.adapters.aws import (
+    OutOfTimeError,
+    client_config,
+    credentials_for,
+    time_limit,
+)
+from ecr_catalog_pipeline.core.errors import InventoryFailed
+from ecr_catalog_pipeline.core.governance import is_repository_name
+from ecr_catalog_pipeline.core.inventory import (
+    Inventory,
+    Repository,
+    check_account,
+    merge_pages,
+    parse_page,
+)
+from ecr_catalog_pipeline.core.plan import names_to_prove
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_sts import STSClient
+
+PAGE_SIZE: Final = 1_000
+MAX_LOOK_UPS: Final = 50
+
+_DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+_BAD_CREDENTIALS: Final = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
+)
+_WAIT: Final = "Nothing was changed; the next run reads again."
+
+
+class EcrRegistry:
+    """One ECR registry. Its clients are made on use and kept."""
+
+    def __init__(
+        self,
+        region: str,
+        *,
+        account_id: str | None = None,
+        role_arn: str | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self.region = region
+        self._expected_account = account_id
+        self._role_arn = role_arn
+        self._endpoint_url = endpoint_url
+        self._answering_account: str | None = None
+
+    def read(self, published: Mapping[str, str]) -> Inventory:
+        """Read the whole registry.
+
+        Args:
+            published: URI by name of the repositories that are published now; their absence from
+                the listing is proved by looking each of them up.
+
+        Raises:
+            InventoryFailed: one part could not be read, so nothing is known.
+        """
+        account = self._account()
+        check_account(account, self._expected_account, published.values())
+        repositories = merge_pages(self._pages())
+        missing = names_to_prove(published, [each.name for each in repositories])
+        return Inventory(
+            account_id=account,
+            region=self.region,
+            repositories=repositories,
+            proved_absent=frozenset(self._proved_absent(missing)),
+        )
+
+    def _account(self) -> str:
+        if self._answering_account is None:
+            answer = self._call(self._sts, "get_caller_identity")
+            account = answer.get("Account")
+            if not isinstance(account, str) or not account:
+                raise InventoryFailed(
+                    "sts:GetCallerIdentity answered without an account", mend=_WAIT
+                )
+            self._answering_account = account
+        return self._answering_account
+
+    def _pages(self) -> Iterator[list[Repository]]:
+        seen: set[str] = set()
+        token: str | None = None
+        while True:
+            more = {"nextToken": token} if token else {}
+            answer = self._call(self._ecr, "describe_repositories", maxResults=PAGE_SIZE, **more)
+            yield parse_page(answer)
+            token = answer.get("nextToken")
+            if not token:
+                return
+            if token in seen:
+                raise InventoryFailed("ecr:DescribeRepositories repeats its page token", mend=_WAIT)
+            seen.add(token)
+
+    def _proved_absent(self, missing: list[str]) -> Iterator[str]:
+        """Look up each name alone: with several, the call fails at the first missing one."""
+        for name in missing[:MAX_LOOK_UPS]:
+            if not is_repository_name(name):
+                yield name
+                continue
+            try:
+                answer = self._client_call(
+                    self._ecr, "describe_repositories", repositoryNames=[name]
+                )
+            except ClientError as error:
+                if _code(error) != "RepositoryNotFoundException":
+                    raise _failed(error, f"ecr:DescribeRepositories of {name}") from None
+                yield name
+                continue
+            parse_page(answer)
+            raise InventoryFailed(
+                f"ecr:DescribeRepositories lists no {name}, yet finds it by name: the listing "
+                "is incomplete",
+                mend=_WAIT,
+            )
+
+    def _call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
+        try:
+            return self._client_call(client, operation, **parameters)
+        except ClientError as error:
+            raise _failed(error, _action(client, operation)) from None
+
+    def _client_call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
+        """Call AWS; only a ClientError, AWS's own refusal, is left to the caller."""
+        try:
+            with time_limit(client):
+                answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
+        except ClientError:
+            raise
+        except (BotoCoreError, HTTPClientError, OutOfTimeError, ValueError) as error:
+            raise InventoryFailed(
+                f"{_action(client, operation)} failed: {error}",
+                mend="Check the network, the region and the credentials of this mirror. " + _WAIT,
+            ) from None
+        return answer
+
+    @cached_property
+    def _session(self) -> boto3.Session:
+        session = boto3.Session(
+            region_name=self.region,
+            **credentials_for(self._endpoint_url),  # type: ignore[arg-type] # all are strings
+        )
+        if not self._role_arn:
+            return session
+        source = session.get_credentials()
+        if source is None:
+            raise InventoryFailed(
+                f"no AWS credentials to assume {self._role_arn} with",
+                mend="Give this process credentials in one of the ways that boto3 reads.",
+            )
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=self._client_creator(session),
+            source_credentials=source,
+            role_arn=self._role_arn,
+            extra_args={"RoleSessionName": "ecr-catalog-pipeline"},
+        )
+        assumed = BotocoreSession()
+        assumed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to put refreshable credentials into a session
+            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        )
+        return boto3.Session(botocore_session=assumed, region_name=self.region)
+
+    def _client_creator(self, session: boto3.Session) -> Any:
+        def create(service: Any, **arguments: Any) -> Any:
+            config = client_config().merge(arguments.pop("config", None) or client_config())
+            return session.client(
+                service, endpoint_url=self._endpoint_url, config=config, **arguments
+            )
+
+        return create
+
+    @cached_property
+    def _ecr(self) -> ECRClient:
+        client: ECRClient = self._client("ecr")
+        return client
+
+    @cached_property
+    def _sts(self) -> STSClient:
+        client: STSClient = self._client("sts")
+        return client
+
+    def _client(self, service: Any) -> Any:
+        try:
+            return self._client_creator(self._session)(service)
+        except BotoCoreError as error:
+            raise InventoryFailed(
+                f"no AWS client for {service}: {error}",
+                mend="Check the AWS profile and configuration of this process.",
+            ) from None
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _action(client: Any, operation: str) -> str:
+    service = client.meta.service_model.endpoint_prefix.removeprefix("api.")
+    return f"{service}:{client.meta.method_to_api_mapping[operation]}"
+
+
+def _failed(error: ClientError, action: str) -> InventoryFailed:
+    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if code in _DENIED:
+        mend = f"Allow {action.split(' ', maxsplit=1)[0]} to this mirror's role."
+    elif code in _BAD_CREDENTIALS:
+        mend = "Renew the AWS credentials of this process."
+    else:
+        mend = _WAIT
+    message = error.response.get("Error", {}).get("Message", "")
+    return InventoryFailed(f"{action} failed with {code or status}: {message}".strip(), mend=mend)

@@ -1,0 +1,112 @@
+"""Reads the governance file from git, at a commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed, TreeEntry
+from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
+from ecr_catalog_pipeline.core.governance import MAX_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class GovernanceFile:
+    """The governance file at one commit.
+
+    Attributes:
+        commit: the branch's tip that was read.
+        source_sha: the last first-parent commit that touched the file.
+        committed_at: that commit's committer time, UTC.
+    """
+
+    content: bytes
+    blob: str
+    commit: str
+    source_sha: str
+    committed_at: datetime
+
+
+class GovernanceRepo:
+    """One file on one branch of a git repository."""
+
+    def __init__(self, repository: str, branch: str, path: str, cache: Path) -> None:
+        self._clone = GitClone(repository, branch, cache)
+        self._path = path
+
+    @property
+    def where(self) -> str:
+        """The file's place in words."""
+        return f"{self._path} on branch {self._clone.branch} of {self._clone.repository}"
+
+    def read(self) -> GovernanceFile:
+        """Read the file at the branch's tip.
+
+        Raises:
+            GovernanceUnavailable: the repository, the branch or the file cannot be had.
+            GovernanceRefused: what stands at the path is no file that may be read.
+        """
+        clone = self._clone
+        try:
+            with clone.locked():
+                tip = clone.fetch()
+                if clone.is_shallow():
+                    raise GovernanceUnavailable(
+                        f"{clone.repository} is a shallow clone, so the last change of "
+                        f"{self._path} is not known",
+                        mend="Point governance.repository at the full repository, "
+                        "or run `git fetch --unshallow` there.",
+                    )
+                entry = self._entry(tip)
+                source_sha, committed = clone.run(
+                    "log", "-1", "--first-parent", "--format=%H %ct", tip, "--", self._path
+                ).split(" ")
+                return GovernanceFile(
+                    content=self._content(entry),
+                    blob=entry.sha,
+                    commit=tip,
+                    source_sha=source_sha,
+                    committed_at=datetime.fromtimestamp(int(committed), UTC),
+                )
+        except BranchMissing:
+            raise GovernanceUnavailable(
+                f"{clone.repository} has no branch {clone.branch}",
+                mend="Mend governance.branch, or create the branch.",
+            ) from None
+        except GitFailed as error:
+            raise GovernanceUnavailable(
+                f"{clone.repository} cannot be read: {error}",
+                mend="Check that governance.repository exists, that the network reaches it, and "
+                "that git's credential helper or SSH agent may read it.",
+            ) from None
+
+    def _entry(self, tip: str) -> TreeEntry:
+        entry = self._clone.entry(tip, self._path)
+        if entry is None:
+            raise GovernanceUnavailable(
+                f"there is no {self.where} (commit {tip[:12]})",
+                mend="Mend governance.path, or `git revert` the commit that removed the file.",
+            )
+        if not entry.is_regular_file:
+            kinds = {"120000": "a symbolic link", "160000": "a submodule", "040000": "a folder"}
+            raise GovernanceRefused(
+                f"the path is {kinds.get(entry.mode, 'no file')}, not a file",
+                mend="Commit the governance file itself at that path.",
+                path=self._path,
+                line=1,
+                column=1,
+            )
+        return entry
+
+    def _content(self, entry: TreeEntry) -> bytes:
+        size = self._clone.size(entry.sha)
+        if size > MAX_BYTES:
+            raise GovernanceRefused(
+                f"the file has {size:,} bytes, more than {MAX_BYTES:,}",
+                mend="Split the registry over several mirrors.",
+                path=self._path,
+                line=1,
+                column=1,
+            )
+        return self._clone.content(entry.sha)

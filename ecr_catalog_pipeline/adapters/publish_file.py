@@ -1,0 +1,95 @@
+"""Publishes as a local file: under a lock, written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
+
+LOCK_SECONDS: Final = 10
+_NEW_FILE_MODE: Final = 0o644
+
+
+class FilePublisher:
+    """A local file; a version is the SHA-256 of its bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def where(self) -> str:
+        """The target in words."""
+        return str(self._path)
+
+    def read(self) -> Published:
+        """Read the file; a missing one holds nothing."""
+        if self._path.is_symlink():
+            raise TargetRefused(
+                f"{self._path} is a symbolic link; it is not overwritten",
+                mend="Name the file that it points to in publish.path.",
+            )
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return Published(None, None)
+        except OSError as error:
+            raise self._unavailable("read", error) from None
+        return Published(content, _version(content))
+
+    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:  # noqa: ARG002 - a file keeps no provenance
+        """Replace the file whole, or not at all."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(self._path.with_name(f".{self._path.name}.lock")), LOCK_SECONDS):
+                if self.read().version != expected:
+                    raise LostRace(
+                        f"{self._path} was changed by someone else after it was read",
+                        mend="Nothing was overwritten; the next run plans afresh.",
+                    )
+                self._replace(new)
+        except Timeout:
+            raise TargetUnavailable(
+                f"another process has held the lock of {self._path} for {LOCK_SECONDS} s",
+                mend="The next run tries again.",
+            ) from None
+        except OSError as error:
+            raise self._unavailable("written", error) from None
+        return _version(new)
+
+    def _replace(self, new: bytes) -> None:
+        mode = self._path.stat().st_mode & 0o777 if self._path.exists() else _NEW_FILE_MODE
+        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        beside = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(new)
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+            beside.replace(self._path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        # The rename itself is durable only once the folder is.
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _unavailable(self, what: str, error: OSError) -> TargetUnavailable:
+        return TargetUnavailable(
+            f"{self._path} cannot be {what}: {error.strerror or error}",
+            mend="Check the folder, its permissions and the disk; what is published stays.",
+        )
+
+
+def _version(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,114 @@
+"""Publishes as an S3 object, put only if it is still the version that was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from ecr_catalog_pipeline.adapters.aws import OutOfTimeError, time_limit
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.core.errors import (
+    CatalogError,
+    LostRace,
+    TargetRefused,
+    TargetUnavailable,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+_REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled", "KMS.Disabled"})
+
+
+class S3Publisher:
+    """An object in a bucket; a version is its ETag."""
+
+    def __init__(self, client: Callable[[], S3Client], bucket: str, key: str) -> None:
+        self._make_client = client
+        self._client: S3Client | None = None
+        self._bucket = bucket
+        self._key = key
+
+    @property
+    def where(self) -> str:
+        """The target in words."""
+        return f"s3://{self._bucket}/{self._key}"
+
+    def read(self) -> Published:
+        """Read the object; a missing key holds nothing."""
+        try:
+            client = self._s3()
+            with time_limit(client):
+                answer = client.get_object(Bucket=self._bucket, Key=self._key)
+                return Published(answer["Body"].read(), answer["ETag"])
+        except ClientError as error:
+            if _code(error) == "NoSuchKey":
+                return Published(None, None)
+            raise self._failed(error, "s3:GetObject") from None
+        except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
+            raise self._unavailable(error, "s3:GetObject") from None
+
+    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+        """Put the object on the condition that it is still the expected one; give its ETag."""
+        condition: dict[str, Any] = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
+        try:
+            client = self._s3()
+            with time_limit(client):
+                answer = client.put_object(
+                    Bucket=self._bucket,
+                    Key=self._key,
+                    Body=new,
+                    ContentType="application/yaml",
+                    Metadata={
+                        "mirror": provenance.mirror,
+                        "source-sha": provenance.source_sha,
+                        "plan-hash": provenance.plan_hash,
+                        "run-id": provenance.run_id,
+                    },
+                    **condition,
+                )
+        except ClientError as error:
+            if _code(error) in _LOST:
+                return self._version_if_ours(new)
+            raise self._failed(error, "s3:PutObject") from None
+        except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
+            raise self._unavailable(error, "s3:PutObject") from None
+        return answer["ETag"]
+
+    def _s3(self) -> S3Client:
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
+
+    def _version_if_ours(self, new: bytes) -> str:
+        """Tell a lost race from a put of ours whose answer was lost and that was tried again."""
+        now = self.read()
+        if now.content == new and now.version:
+            return now.version
+        raise LostRace(
+            f"{self.where} was changed by someone else after it was read",
+            mend="Nothing was overwritten; the next run plans afresh.",
+        )
+
+    def _failed(self, error: ClientError, action: str) -> CatalogError:
+        code = _code(error)
+        if code in _REFUSED:
+            return TargetRefused(
+                f"{action} on {self.where} was refused with {code}",
+                mend="Allow s3:GetObject, s3:PutObject and s3:ListBucket there, or mend "
+                "publish.bucket. Without s3:ListBucket a missing key looks like a denial.",
+            )
+        return self._unavailable(error, action)
+
+    def _unavailable(self, error: Exception, action: str) -> TargetUnavailable:
+        return TargetUnavailable(
+            f"{action} on {self.where} failed: {error}",
+            mend="Check the network, the bucket and the credentials; what is published stays.",
+        )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,1 @@
+"""The Dagster shell: assets, checks, jobs, resources. It decides nothing that `core` could."""

@@ -1,0 +1,311 @@
+"""The assets of one mirror, in the order in which data flows through them."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline.controller import (
+    GovernanceRead,
+    InventoryRead,
+    PlannedRegistry,
+    Publication,
+)
+from ecr_catalog_pipeline.core.errors import CatalogError, EntityInvalid
+from ecr_catalog_pipeline.core.reconcile import State
+from ecr_catalog_pipeline.defs import checks, tables
+from ecr_catalog_pipeline.defs.resources import governance_key, publisher_key, registry_key
+from ecr_catalog_pipeline.settings import Mirror
+
+CODE_VERSION = "1"
+FRESHNESS = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(seconds=180), warn_window=timedelta(seconds=150)
+)
+
+
+class PublishConfig(dg.Config):
+    """What a human may say to a run."""
+
+    approve: str | None = None
+    """The `plan_hash` of a held plan that may be published."""
+
+
+@dataclass(frozen=True)
+class MirrorAssets:
+    """A mirror's assets, and the external ones at both ends of its lineage."""
+
+    computed: list[dg.AssetsDefinition]
+    external: list[dg.AssetSpec]
+
+
+def mirror_assets(mirror: Mirror) -> MirrorAssets:
+    """Define the assets of one mirror."""
+    return MirrorAssets(
+        computed=[
+            _governance_catalog(mirror),
+            _ecr_inventory(mirror),
+            _reconciled_registry(mirror),
+            _published_entity(mirror),
+        ],
+        external=[_governance_file(mirror), _backstage_entity(mirror)],
+    )
+
+
+def pool(mirror: Mirror) -> str:
+    """The pool that lets one run of a mirror through at a time."""
+    return f"mirror_{mirror.name}"
+
+
+def _governance_file(mirror: Mirror) -> dg.AssetSpec:
+    source = mirror.governance
+    return dg.AssetSpec(
+        [mirror.name, "governance_file"],
+        group_name=mirror.name,
+        kinds={"git", "yaml"},
+        description=f"`{source.path}` on branch `{source.branch}` of `{source.repository}`: what "
+        "the company means to have.",
+    )
+
+
+def _backstage_entity(mirror: Mirror) -> dg.AssetSpec:
+    identity = mirror.identity
+    return dg.AssetSpec(
+        [mirror.name, "backstage_entity"],
+        deps=[_key(mirror, "published_entity")],
+        group_name=mirror.name,
+        kinds={"backstage"},
+        description=f"`resource:{identity.namespace}/{identity.name}`: what Backstage shows.",
+    )
+
+
+def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
+    key = _key(mirror, "governance_catalog")
+    resource = governance_key(mirror)
+
+    @_asset(
+        mirror,
+        "governance_catalog",
+        kinds={"git", "yaml"},
+        deps=[_key(mirror, "governance_file")],
+        required_resource_keys={resource},
+        check_specs=checks.governance_specs(key),
+        description="The governance file, read at a commit and parsed: refused whole when the "
+        "file is broken, with findings where an entry is.",
+    )
+    def governance_catalog(
+        context: dg.AssetExecutionContext,
+    ) -> dg.MaterializeResult[GovernanceRead]:
+        with _told_to_dagster():
+            read = controller.read_governance(
+                getattr(context.resources, resource), mirror.governance.path
+            )
+        return dg.MaterializeResult(
+            value=read,
+            data_version=dg.DataVersion(read.blob),
+            metadata={
+                "repositories": len(read.catalog.entries),
+                "findings": len(read.catalog.findings),
+                "commit": tables.commit(mirror.governance.repository, read.source_sha),
+                "committed_at": dg.MetadataValue.timestamp(read.committed_at),
+                "findings_table": tables.findings(read.catalog.findings),
+            },
+            check_results=[checks.governance_findings(read)],
+        )
+
+    return governance_catalog
+
+
+def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
+    registry, target = registry_key(mirror), publisher_key(mirror)
+
+    @_asset(
+        mirror,
+        "ecr_inventory",
+        kinds={"aws", "ecr"},
+        required_resource_keys={registry, target},
+        description="Every repository of the registry, read completely or not at all; the absence "
+        "of what is published is proved by a look-up.",
+    )
+    def ecr_inventory(context: dg.AssetExecutionContext) -> dg.MaterializeResult[InventoryRead]:
+        with _told_to_dagster():
+            read = controller.read_inventory(
+                getattr(context.resources, registry),
+                getattr(context.resources, target),
+                mirror.identity,
+            )
+        inventory = read.inventory
+        return dg.MaterializeResult(
+            value=read,
+            data_version=dg.DataVersion(inventory.fingerprint),
+            metadata={
+                "repositories": len(inventory.repositories),
+                "proved_absent": len(inventory.proved_absent),
+                "account_id": inventory.account_id,
+                "region": inventory.region,
+            },
+        )
+
+    return ecr_inventory
+
+
+def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
+    key = _key(mirror, "reconciled_registry")
+    target = publisher_key(mirror)
+
+    @_asset(
+        mirror,
+        "reconciled_registry",
+        kinds={"python"},
+        ins={
+            "governance": dg.AssetIn(_key(mirror, "governance_catalog")),
+            "inventory": dg.AssetIn(_key(mirror, "ecr_inventory")),
+        },
+        required_resource_keys={target},
+        check_specs=checks.reconciled_specs(key),
+        description="Every repository in its one state, and the plan: what the next publication "
+        "would change, and whether the removal guard holds it.",
+    )
+    def reconciled_registry(
+        context: dg.AssetExecutionContext, governance: GovernanceRead, inventory: InventoryRead
+    ) -> Iterator[Any]:
+        with _told_to_dagster():
+            try:
+                planned = controller.plan_publication(
+                    mirror, governance, inventory, getattr(context.resources, target)
+                )
+            except EntityInvalid as error:
+                yield checks.entity_valid(error)
+                raise
+        yield dg.MaterializeResult(
+            value=planned,
+            data_version=dg.DataVersion(planned.plan.digest),
+            metadata=_plan_metadata(mirror, planned),
+            check_results=[
+                checks.no_ghosts(planned),
+                checks.no_orphans(planned),
+                checks.entity_valid(None),
+            ],
+        )
+
+    return reconciled_registry
+
+
+def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
+    key = _key(mirror, "published_entity")
+    target = publisher_key(mirror)
+
+    @_asset(
+        mirror,
+        "published_entity",
+        kinds={"backstage", mirror.publish.kind},
+        ins={"planned": dg.AssetIn(_key(mirror, "reconciled_registry"))},
+        required_resource_keys={target},
+        check_specs=checks.published_specs(key),
+        description="The one generated Backstage entity, published where Backstage reads it; "
+        "untouched when nothing changed, the last good one while a plan is held.",
+    )
+    def published_entity(
+        context: dg.AssetExecutionContext, config: PublishConfig, planned: PlannedRegistry
+    ) -> dg.MaterializeResult[Publication]:
+        plan = planned.plan
+        with _told_to_dagster():
+            publication = controller.publish(
+                getattr(context.resources, target),
+                plan,
+                mirror=mirror.name,
+                run_id=context.run_id,
+                approve=config.approve,
+            )
+        context.log.info("%s: %s", publication.outcome, plan.summary)
+        return dg.MaterializeResult(
+            value=publication,
+            data_version=dg.DataVersion(publication.digest),
+            metadata={
+                "outcome": publication.outcome.value,
+                "target": getattr(context.resources, target).where,
+                "version": publication.version or "",
+                "content_digest": publication.digest,
+                "live": plan.counts[State.LIVE],
+                "diff": tables.diff(plan.changes),
+                "entity": _preview(plan.content),
+            },
+            check_results=[
+                checks.removal_guard(mirror.name, plan, publication),
+                checks.published_equals_desired(plan, publication),
+            ],
+        )
+
+    return published_entity
+
+
+def _key(mirror: Mirror, name: str) -> dg.AssetKey:
+    return dg.AssetKey([mirror.name, name])
+
+
+def _asset(
+    mirror: Mirror, name: str, *, kinds: set[str], **specific: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Give `dagster.asset` with what all assets of a mirror have in common."""
+
+    def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+        # Dagster would take the return type for the type of every output, the checks' included.
+        compute.__annotations__.pop("return", None)
+        asset: dg.AssetsDefinition = dg.asset(
+            key=_key(mirror, name),
+            group_name=mirror.name,
+            kinds=kinds,
+            owners=[_owner(mirror.identity.owner)],
+            code_version=CODE_VERSION,
+            freshness_policy=FRESHNESS,
+            pool=pool(mirror),
+            io_manager_key="io_manager",
+            **specific,
+        )(compute)
+        return asset
+
+    return decorate
+
+
+def _owner(owner: str) -> str:
+    """Dagster's spelling of a Backstage owner such as `group:default/platform-team`."""
+    return "team:" + re.sub(r"[^A-Za-z0-9_-]+", "-", owner.rsplit("/", 1)[-1]).strip("-")
+
+
+def _plan_metadata(mirror: Mirror, planned: PlannedRegistry) -> dict[str, Any]:
+    plan = planned.plan
+    return {
+        **{state.value: count for state, count in plan.counts.items()},
+        "findings": len(planned.registry.findings),
+        "source_sha": tables.commit(mirror.governance.repository, plan.source_sha),
+        "plan_hash": plan.plan_hash,
+        "held": plan.held,
+        "held_because": "; ".join(plan.reasons_held),
+        "diff": tables.diff(plan.changes),
+        "states": tables.repositories(planned.registry.repositories),
+        "findings_table": tables.findings(planned.registry.findings),
+    }
+
+
+def _preview(content: bytes) -> dg.MarkdownMetadataValue:
+    lines = content.decode().split("\n")
+    shown = "\n".join(lines[:60] + ["# ..."] * (len(lines) > 60))
+    fence = "`" * 6
+    return dg.MetadataValue.md(f"{fence}yaml\n{shown}\n{fence}")
+
+
+@contextmanager
+def _told_to_dagster() -> Iterator[None]:
+    """Show an error of ours as its words and its way out, without a traceback."""
+    try:
+        yield
+    except CatalogError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={"problem": error.problem, "mend": error.mend, "needs": error.needs},
+            allow_retries=False,
+        ) from error

@@ -1,0 +1,166 @@
+"""Asset checks: what each one says of a value. The specs stand here too, for the asset graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import dagster as dg
+
+from ecr_catalog_pipeline.controller import GovernanceRead, Outcome, PlannedRegistry, Publication
+from ecr_catalog_pipeline.core.errors import EntityInvalid
+from ecr_catalog_pipeline.core.findings import Severity
+from ecr_catalog_pipeline.core.plan import Plan
+from ecr_catalog_pipeline.core.reconcile import State
+from ecr_catalog_pipeline.defs import tables
+
+GOVERNANCE_FINDINGS = "governance_findings"
+NO_GHOSTS = "no_ghosts"
+NO_ORPHANS = "no_orphans"
+ENTITY_VALID = "entity_valid"
+REMOVAL_GUARD = "removal_guard"
+PUBLISHED_EQUALS_DESIRED = "published_equals_desired"
+
+
+def governance_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The checks of `governance_catalog`."""
+    return [
+        dg.AssetCheckSpec(
+            GOVERNANCE_FINDINGS,
+            asset=asset,
+            description="The governance file breaks no rule. Fails with an error for findings of "
+            "severity error, with a warning for warnings.",
+        )
+    ]
+
+
+def reconciled_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The checks of `reconciled_registry`."""
+    return [
+        dg.AssetCheckSpec(
+            NO_GHOSTS, asset=asset, description="Nothing is governed as existing and gone from AWS."
+        ),
+        dg.AssetCheckSpec(
+            NO_ORPHANS, asset=asset, description="Nothing stands in AWS that is not governed."
+        ),
+        dg.AssetCheckSpec(
+            ENTITY_VALID,
+            asset=asset,
+            description="Backstage will take the entity; an invalid one is never published.",
+        ),
+    ]
+
+
+def published_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The checks of `published_entity`."""
+    return [
+        dg.AssetCheckSpec(
+            REMOVAL_GUARD,
+            asset=asset,
+            description="No plan waits for approval because of what it removes.",
+        ),
+        dg.AssetCheckSpec(
+            PUBLISHED_EQUALS_DESIRED,
+            asset=asset,
+            description="What is published is what governance and AWS call for.",
+        ),
+    ]
+
+
+def governance_findings(read: GovernanceRead) -> dg.AssetCheckResult:
+    """Findings about the file, by severity."""
+    findings = read.catalog.findings
+    counts = Counter(finding.severity for finding in findings)
+    grave = counts[Severity.ERROR] + counts[Severity.WARNING]
+    return dg.AssetCheckResult(
+        check_name=GOVERNANCE_FINDINGS,
+        passed=grave == 0,
+        severity=_severity(error=counts[Severity.ERROR] > 0),
+        description=", ".join(f"{counts[severity]} {severity}" for severity in Severity),
+        metadata={
+            **{f"findings_{severity}": counts[severity] for severity in Severity},
+            "findings": tables.findings(findings),
+        },
+    )
+
+
+def no_ghosts(planned: PlannedRegistry) -> dg.AssetCheckResult:
+    """Warn of what is governed as existing and absent from AWS."""
+    return _none_in_state(NO_GHOSTS, planned, State.GHOST)
+
+
+def no_orphans(planned: PlannedRegistry) -> dg.AssetCheckResult:
+    """Warn of what is in AWS and not governed."""
+    return _none_in_state(NO_ORPHANS, planned, State.ORPHAN)
+
+
+def entity_valid(problem: EntityInvalid | None) -> dg.AssetCheckResult:
+    """Say whether Backstage would take the entity."""
+    return dg.AssetCheckResult(
+        check_name=ENTITY_VALID,
+        passed=problem is None,
+        description=str(problem) if problem else "keeps every rule of Backstage's catalog",
+    )
+
+
+def removal_guard(mirror: str, plan: Plan, publication: Publication) -> dg.AssetCheckResult:
+    """Say why a plan is held, and how to approve it."""
+    held = publication.outcome is Outcome.HELD
+    if not held:
+        return dg.AssetCheckResult(
+            check_name=REMOVAL_GUARD,
+            passed=True,
+            description="nothing waits for approval",
+            metadata={"removals": len(plan.changes.removed)},
+        )
+    return dg.AssetCheckResult(
+        check_name=REMOVAL_GUARD,
+        passed=False,
+        description="held: " + "; ".join(plan.reasons_held),
+        metadata={
+            "removals": len(plan.changes.removed),
+            "plan_hash": plan.plan_hash,
+            "approve": dg.MetadataValue.md(approval(mirror, plan)),
+            "changes": tables.changes(plan.changes),
+        },
+    )
+
+
+def published_equals_desired(plan: Plan, publication: Publication) -> dg.AssetCheckResult:
+    """Say whether the target, read back, holds what was planned."""
+    if publication.outcome is Outcome.HELD:
+        description = "the removal guard holds the plan; the last good entity stays"
+    elif publication.equals_desired:
+        description = "the published file is the desired one"
+    else:
+        description = "the target was changed by someone else right after it was written"
+    return dg.AssetCheckResult(
+        check_name=PUBLISHED_EQUALS_DESIRED,
+        passed=publication.equals_desired,
+        severity=_severity(error=publication.outcome is not Outcome.HELD),
+        description=description,
+        metadata={"published_digest": publication.digest, "desired_digest": plan.digest},
+    )
+
+
+def approval(mirror: str, plan: Plan) -> str:
+    """How to approve a held plan, as Markdown."""
+    return (
+        f"`ecr-catalog sync -m {mirror} --approve {plan.plan_hash}`, or in the launchpad of the "
+        f"job `{mirror}_sync`: `ops: {{{mirror}__published_entity: "
+        f"{{config: {{approve: {plan.plan_hash}}}}}}}`"
+    )
+
+
+def _none_in_state(name: str, planned: PlannedRegistry, state: State) -> dg.AssetCheckResult:
+    found = planned.registry.in_state(state)
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(found)} in state {state}",
+        metadata={"count": len(found), "repositories": tables.repositories(found)},
+    )
+
+
+def _severity(*, error: bool) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN

@@ -1,0 +1,84 @@
+"""Values of the core as the tables and texts that the Dagster UI shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from itertools import islice
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import dagster as dg
+
+from ecr_catalog_pipeline.core.findings import Finding
+from ecr_catalog_pipeline.core.plan import Changes
+from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
+
+MAX_ROWS: Final = 500
+
+
+def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
+    """One row a repository, in the order given."""
+    columns = [field.name for field in fields(ReconciledRepository)]
+    return _table(columns, (asdict(row) for row in rows))
+
+
+def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
+    """One row a finding, the gravest first."""
+    order = {severity: place for place, severity in enumerate(("error", "warning", "info"))}
+    ranked = sorted(rows, key=lambda row: order[row.severity])
+    columns = ["severity", "rule", "repository", "message", "remediation"]
+    return _table(columns, (asdict(row) for row in ranked))
+
+
+def changes(plan_changes: Changes) -> dg.TableMetadataValue:
+    """One row a change."""
+    return _table(["change", "repository"], _change_rows(plan_changes))
+
+
+def diff(plan_changes: Changes) -> dg.MarkdownMetadataValue:
+    """The changes as a Markdown diff."""
+    signs = {"added": "+", "updated": "!", "removed": "-"}
+    lines = [f"{signs[row['change']]} {row['repository']}" for row in _change_rows(plan_changes)]
+    shown = [
+        *lines[:MAX_ROWS],
+        *([f"# and {len(lines) - MAX_ROWS} more"] * (len(lines) > MAX_ROWS)),
+    ]
+    return dg.MetadataValue.md(
+        "\n".join(["```diff", *shown, "```"]) if shown else "No repository changes."
+    )
+
+
+def commit(repository: str, sha: str) -> dg.MetadataValue[Any]:
+    """A link to a commit where the repository's host is known to have such pages."""
+    host, path = _host_and_path(repository)
+    if not host:
+        return dg.MetadataValue.text(f"{sha} in {repository}")
+    page = "commits" if host.startswith("bitbucket.") else "commit"
+    return dg.MetadataValue.url(f"https://{host}/{path}/{page}/{sha}")
+
+
+def _host_and_path(repository: str) -> tuple[str, str]:
+    if "://" in repository:
+        parts = urlsplit(repository)
+        host, path = parts.hostname or "", parts.path
+    elif ":" in repository and not repository.startswith("/"):
+        host, path = repository.rsplit("@", maxsplit=1)[-1].split(":", 1)
+    else:
+        return "", ""
+    return host, path.strip("/").removesuffix(".git")
+
+
+def _change_rows(plan_changes: Changes) -> Iterator[dict[str, str]]:
+    for change, names in asdict(plan_changes).items():
+        for name in names:
+            yield {"change": change, "repository": name}
+
+
+def _table(columns: list[str], rows: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:
+    records = [
+        dg.TableRecord({column: str(row[column] or "") for column in columns})
+        for row in islice(rows, MAX_ROWS)
+    ]
+    schema = dg.TableSchema([dg.TableColumn(column, "string") for column in columns])
+    return dg.MetadataValue.table(records=records, schema=schema)
