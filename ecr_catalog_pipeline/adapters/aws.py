@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import boto3
 from botocore.config import Config
 
 CONNECT_SECONDS: Final = 3
@@ -32,14 +33,17 @@ def client_config() -> Config:
     )
 
 
-def credentials_for(endpoint_url: str | None) -> dict[str, str]:
-    """Give dummy credentials for an emulator, so that real ones never reach it.
+def new_session(
+    region: str | None, endpoint_url: str | None, profile: str | None = None
+) -> boto3.Session:
+    """Give a session with the credentials that an endpoint may see.
 
-    Plain HTTP on loopback is an emulator. Everything else finds its credentials as boto3 does.
+    An emulator, which is plain HTTP on loopback, gets dummy ones, so that real ones never reach
+    it. Everything else finds its credentials as boto3 does.
     """
-    if not is_emulator(endpoint_url):
-        return {}
-    return {"aws_access_key_id": "emulator", "aws_secret_access_key": "emulator"}
+    if is_emulator(endpoint_url):
+        return boto3.Session("emulator", "emulator", region_name=region)
+    return boto3.Session(region_name=region, profile_name=profile)
 
 
 def is_emulator(endpoint_url: str | None) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -11,16 +14,15 @@ from botocore.credentials import (
     AssumeRoleCredentialFetcher,
     DeferredRefreshableCredentials,
 )
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session as BotocoreSession
 
 from ecr_catalog_pipeline.adapters.aws import (
-    OutOfTimeError,
     client_config,
-    credentials_for,
+    new_session,
     time_limit,
 )
-from ecr_catalog_pipeline.core.errors import InventoryFailed
+from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
 from ecr_catalog_pipeline.core.governance import is_repository_name
 from ecr_catalog_pipeline.core.inventory import (
     Inventory,
@@ -29,7 +31,7 @@ from ecr_catalog_pipeline.core.inventory import (
     merge_pages,
     parse_page,
 )
-from ecr_catalog_pipeline.core.plan import names_to_prove
+from ecr_catalog_pipeline.core.plan import MAX_READ_AGE, names_to_prove
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -74,13 +76,14 @@ class EcrRegistry:
         """
         account = self._account()
         check_account(account, self._expected_account, published.values())
-        repositories = merge_pages(self._pages())
+        deadline = time.monotonic() + MAX_READ_AGE.total_seconds()
+        repositories = merge_pages(self._pages(deadline))
         missing = names_to_prove(published, [each.name for each in repositories])
         return Inventory(
             account_id=account,
             region=self.region,
             repositories=repositories,
-            proved_absent=frozenset(self._proved_absent(missing)),
+            proved_absent=frozenset(self._proved_absent(missing, deadline)),
         )
 
     def _account(self) -> str:
@@ -94,10 +97,11 @@ class EcrRegistry:
             self._answering_account = account
         return self._answering_account
 
-    def _pages(self) -> Iterator[list[Repository]]:
+    def _pages(self, deadline: float) -> Iterator[list[Repository]]:
         seen: set[str] = set()
         token: str | None = None
         while True:
+            _check_deadline(deadline)
             more = {"nextToken": token} if token else {}
             answer = self._call(self._ecr, "describe_repositories", maxResults=PAGE_SIZE, **more)
             yield parse_page(answer)
@@ -108,12 +112,13 @@ class EcrRegistry:
                 raise InventoryFailed("ecr:DescribeRepositories repeats its page token", mend=_WAIT)
             seen.add(token)
 
-    def _proved_absent(self, missing: list[str]) -> Iterator[str]:
+    def _proved_absent(self, missing: list[str], deadline: float) -> Iterator[str]:
         """Look up each name alone: with several, the call fails at the first missing one."""
         for name in missing[:MAX_LOOK_UPS]:
             if not is_repository_name(name):
                 yield name
                 continue
+            _check_deadline(deadline)
             try:
                 answer = self._client_call(
                     self._ecr, "describe_repositories", repositoryNames=[name]
@@ -141,21 +146,18 @@ class EcrRegistry:
         try:
             with time_limit(client):
                 answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
-        except ClientError:
+        except (ClientError, CatalogError):
             raise
-        except (BotoCoreError, HTTPClientError, OutOfTimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: {error}",
+                f"{_action(client, operation)} failed: {type(error).__name__}: {error}",
                 mend="Check the network, the region and the credentials of this mirror. " + _WAIT,
             ) from None
         return answer
 
     @cached_property
     def _session(self) -> boto3.Session:
-        session = boto3.Session(
-            region_name=self.region,
-            **credentials_for(self._endpoint_url),  # type: ignore[arg-type] # all are strings
-        )
+        session = new_session(self.region, self._endpoint_url)
         if not self._role_arn:
             return session
         source = session.get_credentials()
@@ -188,6 +190,7 @@ class EcrRegistry:
     @cached_property
     def _ecr(self) -> ECRClient:
         client: ECRClient = self._client("ecr")
+        client.meta.events.register("before-parse.ecr.DescribeRepositories", _check_listing)
         return client
 
     @cached_property
@@ -203,6 +206,28 @@ class EcrRegistry:
                 f"no AWS client for {service}: {error}",
                 mend="Check the AWS profile and configuration of this process.",
             ) from None
+
+
+def _check_deadline(deadline: float) -> None:
+    """Stop a read that has become too old to plan with, such as a listing without an end."""
+    if time.monotonic() > deadline:
+        raise InventoryFailed(
+            f"ECR was not read within {MAX_READ_AGE.total_seconds():.0f} s", mend=_WAIT
+        )
+
+
+def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Refuse a body that botocore would read as an empty listing: cut off, malformed, foreign."""
+    if response_dict["status_code"] != HTTPStatus.OK:
+        return
+    try:
+        body = json.loads(response_dict["body"])
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get("repositories"), list):
+        raise InventoryFailed(
+            "ecr:DescribeRepositories answered with something that is no listing", mend=_WAIT
+        )
 
 
 def _code(error: ClientError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -35,11 +35,18 @@ _ABSENT_STATES: Final = frozenset({State.GHOST, State.PENDING})
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Names of live repositories that a plan adds, removes and updates, each sorted."""
+    """Names of live repositories that a plan adds, removes and updates, each sorted.
+
+    Attributes:
+        differences: for each updated name, its fields with their old and new values.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
+    differences: Mapping[str, Mapping[str, tuple[str | None, str | None]]] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +165,27 @@ def names_to_prove(published: Collection[str], inventory: Collection[str]) -> li
 
 
 def _changes(old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]) -> Changes:
+    differences = {
+        name: _differences(old[name], new[name]) for name in sorted(old.keys() & new.keys())
+    }
+    updated = {name: fields for name, fields in differences.items() if fields}
     return Changes(
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),
-        updated=tuple(sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
+        updated=tuple(updated),
+        differences=updated,
     )
+
+
+def _differences(
+    old: Mapping[str, str], new: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    # A tampered line may hold anything: what is no text is shown as it is written.
+    return {
+        key: (None if old.get(key) is None else str(old[key]), new.get(key))
+        for key in [*new, *(key for key in old if key not in new)]
+        if old.get(key) != new.get(key)
+    }
 
 
 def _reasons(

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from dagster_aws.s3 import S3Resource
 
 from ecr_catalog_pipeline import wiring
-from ecr_catalog_pipeline.adapters.aws import client_config, credentials_for
+from ecr_catalog_pipeline.adapters.aws import client_config, new_session
 from ecr_catalog_pipeline.settings import Mirror
 
 if TYPE_CHECKING:
@@ -22,11 +21,7 @@ class CatalogS3Resource(S3Resource):
 
     def get_client(self) -> S3Client:
         """Make a client; nothing is contacted before its first call."""
-        session = boto3.Session(
-            profile_name=self.profile_name,
-            region_name=self.region_name,
-            **credentials_for(self.endpoint_url),  # type: ignore[arg-type] # all are strings
-        )
+        session = new_session(self.region_name, self.endpoint_url, self.profile_name)
         client: S3Client = session.client(
             "s3", endpoint_url=self.endpoint_url, config=client_config()
         )

@@ -70,8 +70,8 @@ def _host_and_path(repository: str) -> tuple[str, str]:
 
 
 def _change_rows(plan_changes: Changes) -> Iterator[dict[str, str]]:
-    for change, names in asdict(plan_changes).items():
-        for name in names:
+    for change in ("added", "removed", "updated"):
+        for name in getattr(plan_changes, change):
             yield {"change": change, "repository": name}
 
 

@@ -1,0 +1,97 @@
+"""`ecr-catalog demo`: run the embedded world, and change something in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ecr_catalog_pipeline.core.errors import CatalogError
+from ecr_catalog_pipeline.demo import world as worlds
+from ecr_catalog_pipeline.demo.world import DEMO_MIRROR, DemoWorld
+from ecr_catalog_pipeline.settings import load_mirrors, mirrors_folder
+
+_NEXT = "The next run, within 2 minutes, shows it."
+
+
+@click.group()
+def demo() -> None:
+    """Run the embedded demo, and change something in it."""
+
+
+@demo.command()
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
+def run(port: int) -> None:
+    """Serve the demo until Ctrl-C: ECR, two git repositories, Dagster."""
+    try:
+        from ecr_catalog_pipeline.demo.supervisor import run_demo  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise CatalogError(
+            f"the demo needs the package {error.name}",
+            mend="Install ecr-catalog-pipeline[demo], or run `make run` in a checkout.",
+        ) from None
+    run_demo(_world(), Path.cwd(), port)
+
+
+@demo.command()
+@click.argument("name")
+@click.option("--owner", default="app-team-shop", show_default=True, help="The team that asks.")
+def request(name: str, owner: str) -> None:
+    """Govern the repository NAME as pending, as a merged request would."""
+    worlds.request_repository(_world(), name, owner)
+    click.echo(f"{name} is governed as pending. {_NEXT}")
+
+
+@demo.command()
+@click.argument("name")
+def create(name: str) -> None:
+    """Create the repository NAME in the demo's ECR."""
+    _in_ecr(worlds.create_in_ecr, name)
+    click.echo(f"{name} stands in ECR. {_NEXT}")
+
+
+@demo.command()
+@click.argument("name")
+def delete(name: str) -> None:
+    """Delete the repository NAME in the demo's ECR."""
+    _in_ecr(worlds.delete_in_ecr, name)
+    click.echo(f"{name} is gone from ECR. {_NEXT}")
+
+
+@demo.command("break")
+def break_() -> None:
+    """Commit a governance file that is no YAML."""
+    worlds.break_governance(_world())
+    click.echo(
+        "The governance file is broken: the next run refuses it, and the entity stays. "
+        "Mend it with: ecr-catalog demo mend"
+    )
+
+
+@demo.command()
+def mend() -> None:
+    """Revert the commit that broke the governance file."""
+    worlds.mend_governance(_world())
+    click.echo(f"The governance file is whole again. {_NEXT}")
+
+
+def _world() -> DemoWorld:
+    return worlds.demo_world(load_mirrors(mirrors_folder(os.environ)).get(DEMO_MIRROR))
+
+
+def _in_ecr(change: worlds.EcrChange, name: str) -> None:
+    world = _world()
+    try:
+        change(world, name)
+    except ClientError as error:
+        raise CatalogError(
+            f"ECR refuses: {error.response['Error']['Message']}",
+            mend="See `ecr-catalog plan -m demo`.",
+        ) from None
+    except BotoCoreError:
+        raise CatalogError(
+            f"the demo's ECR does not answer at {world.endpoint_url}",
+            mend="Start the demo with `make run`.",
+        ) from None

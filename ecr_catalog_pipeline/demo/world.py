@@ -1,0 +1,253 @@
+"""The demo's two git repositories, and what its ECR holds at first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import yaml
+from git import Git
+from git.exc import GitCommandError
+
+from ecr_catalog_pipeline.adapters.aws import client_config, is_emulator, new_session
+from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
+from ecr_catalog_pipeline.core.governance import is_repository_name
+from ecr_catalog_pipeline.settings import GitTarget, Mirror
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
+DEMO_MIRROR: Final = "demo"
+BREAK_SUBJECT: Final = "Break the governance file"
+
+_SCANNED: Final = {
+    "imageScanningConfiguration": {"scanOnPush": True},
+    "encryptionConfiguration": {"encryptionType": "KMS"},
+}
+FIRST_REPOSITORIES: Final[Mapping[str, Mapping[str, object]]] = {
+    "payments/gateway": _SCANNED,
+    "payments/ledger": _SCANNED,
+    "payments/fraud-scoring": {"encryptionConfiguration": {"encryptionType": "KMS"}},
+    "shop/storefront": {},
+    "shop/cart": {},
+    "shop/checkout": {},
+    "shop/search": {},
+    "shop/legacy-cart": {},
+    "shop/recommendations": {},
+    "shop/loyalty": {},
+    "base-images/python": {"imageScanningConfiguration": {"scanOnPush": True}},
+    "base-images/node": {"imageScanningConfiguration": {"scanOnPush": True}},
+    "ingress-controller": {},
+    "ci-runner": {},
+    "toolbox": {},
+    "jenkins-agent": {},
+    "tmp-debug-jo": {},
+    "shop/black-friday-2024": {},
+}
+_IDENTITY: Final = {
+    "GIT_AUTHOR_NAME": "Demo",
+    "GIT_AUTHOR_EMAIL": "demo@localhost",
+    "GIT_COMMITTER_NAME": "Demo",
+    "GIT_COMMITTER_EMAIL": "demo@localhost",
+}
+
+
+@dataclass(frozen=True)
+class DemoWorld:
+    """Where the demo lies, all of it taken from its mirror file."""
+
+    governance: Path
+    governance_file: Path
+    catalog: Path
+    catalog_branch: str
+    entity_file: Path
+    endpoint_url: str
+    region: str
+
+    @property
+    def ecr_state(self) -> Path:
+        """The file that keeps what the demo's ECR holds."""
+        return self.governance.parent / "ecr.json"
+
+    @property
+    def ecr_port(self) -> int:
+        """The port of the demo's ECR."""
+        port = urlsplit(self.endpoint_url).port
+        assert port is not None
+        return port
+
+
+EcrChange = Callable[[DemoWorld, str], None]
+
+
+def demo_world(mirror: Mirror) -> DemoWorld:
+    """Take the demo's places from its mirror file.
+
+    Raises:
+        SettingsError: the mirror file does not describe a world on this host.
+    """
+    endpoint = mirror.registry.endpoint_url
+    target = mirror.publish
+    local = (
+        is_emulator(endpoint)
+        and endpoint
+        and urlsplit(endpoint).port
+        and isinstance(target, GitTarget)
+        and Path(mirror.governance.repository).is_absolute()
+        and Path(target.repository).is_absolute()
+    )
+    if not local or endpoint is None or not isinstance(target, GitTarget):
+        raise SettingsError(
+            "mirrors/demo.yaml no longer describes the demo on this host",
+            mend="Its repositories must be local paths and its registry.endpoint_url "
+            "http://127.0.0.1:PORT; `git checkout mirrors/demo.yaml` brings it back.",
+        )
+    governance, catalog = Path(mirror.governance.repository), Path(target.repository)
+    return DemoWorld(
+        governance=governance,
+        governance_file=governance / mirror.governance.path,
+        catalog=catalog,
+        catalog_branch=target.branch,
+        entity_file=catalog / target.path,
+        endpoint_url=endpoint,
+        region=mirror.registry.region,
+    )
+
+
+def build_world(world: DemoWorld) -> bool:
+    """Make the demo's repositories if they are not there; say whether they were made."""
+    made = False
+    if not (world.governance / ".git").exists():
+        template = resources.files("ecr_catalog_pipeline.demo").joinpath("ecr-catalog.yaml")
+        _make_repository(
+            world.governance,
+            "main",
+            {world.governance_file: template.read_text(encoding="utf-8")},
+            "Govern our container repositories",
+        )
+        made = True
+    if not (world.catalog / ".git").exists():
+        readme = world.catalog / "README.md"
+        _make_repository(
+            world.catalog,
+            world.catalog_branch,
+            {readme: "# What Backstage reads\n\nThe mirror commits here. Nobody else does.\n"},
+            "Start the catalog",
+        )
+        # Pushes update the files here, so that Backstage can read them from the checkout.
+        git(world.catalog, "config", "receive.denyCurrentBranch", "updateInstead")
+        made = True
+    return made
+
+
+def request_repository(world: DemoWorld, name: str, owner: str) -> None:
+    """Govern a repository as pending: a team's request, merged.
+
+    Raises:
+        CatalogError: the name is taken or impossible, or the file is broken.
+    """
+    if not is_repository_name(name):
+        raise CatalogError(
+            f"ECR accepts no repository named {name!r}",
+            mend="Use lower-case letters and digits, joined by one of . _ - /.",
+        )
+    if not owner.replace("-", "").isalnum():
+        raise CatalogError(f"{owner!r} is no name of a team", mend="Use letters, digits and -.")
+    text = _governance_text(world)
+    try:
+        governed = yaml.safe_load(text)["repositories"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise CatalogError(
+            f"{world.governance_file} is broken", mend="Run `ecr-catalog demo mend` first."
+        ) from None
+    if name in governed:
+        raise CatalogError(f"{name} is governed already", mend="Choose another name.")
+    identifier = "REGISTRY_" + "".join(c if c.isalnum() else "_" for c in name).upper()
+    entry = (
+        f"  {name}:\n"
+        f"    metadata: {{id: {identifier}, owner: {owner}, risk: low, environment: dev, "
+        "status: pending}\n"
+    )
+    _commit_governance(world, text.rstrip("\n") + "\n" + entry, f"Request {name}")
+
+
+def break_governance(world: DemoWorld) -> None:
+    """Commit a governance file that is no YAML."""
+    _commit_governance(world, _governance_text(world) + "  broken: [\n", BREAK_SUBJECT)
+
+
+def mend_governance(world: DemoWorld) -> None:
+    """Revert the commit that broke the governance file.
+
+    Raises:
+        CatalogError: the last commit broke nothing.
+    """
+    subject = git(world.governance, "log", "-1", "--format=%s")
+    if subject != BREAK_SUBJECT:
+        raise CatalogError(
+            f"the last commit in {world.governance} is {subject!r}: nothing to mend",
+            mend="Run `ecr-catalog demo break` first.",
+        )
+    git(world.governance, "revert", "--no-edit", "HEAD")
+
+
+def create_in_ecr(world: DemoWorld, name: str) -> None:
+    """Create a repository in the demo's ECR."""
+    ecr_client(world).create_repository(repositoryName=name)
+
+
+def delete_in_ecr(world: DemoWorld, name: str) -> None:
+    """Delete a repository in the demo's ECR."""
+    ecr_client(world).delete_repository(repositoryName=name, force=True)
+
+
+def ecr_client(world: DemoWorld) -> ECRClient:
+    """A client of the demo's ECR, with dummy credentials."""
+    session = new_session(world.region, world.endpoint_url)
+    return session.client("ecr", endpoint_url=world.endpoint_url, config=client_config())
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in one of the demo's repositories, as the demo's own author."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    } | _IDENTITY
+    try:
+        output: str = Git(str(folder)).execute(
+            ["git", "-c", "commit.gpgSign=false", *arguments], env=environment
+        )
+    except GitCommandError as error:
+        raise CatalogError(
+            f"git {arguments[0]} failed in {folder}: {error.stderr.strip()}",
+            mend="`make clean` removes the demo; `make run` makes it anew.",
+        ) from None
+    return output
+
+
+def _governance_text(world: DemoWorld) -> str:
+    try:
+        return world.governance_file.read_text(encoding="utf-8")
+    except OSError:
+        raise CatalogError(
+            f"there is no demo at {world.governance.parent}", mend="Run `make run` first."
+        ) from None
+
+
+def _commit_governance(world: DemoWorld, text: str, subject: str) -> None:
+    world.governance_file.write_text(text, encoding="utf-8")
+    git(world.governance, "commit", "--quiet", "--all", "-m", subject)
+
+
+def _make_repository(folder: Path, branch: str, files: Mapping[Path, str], subject: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init", "--quiet", f"--initial-branch={branch}")
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "-m", subject)

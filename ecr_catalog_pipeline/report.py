@@ -1,0 +1,138 @@
+"""A plan, as JSON for programs and as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final
+
+from click import style
+
+from ecr_catalog_pipeline.controller import PlannedRegistry
+from ecr_catalog_pipeline.core.findings import Finding, Severity
+from ecr_catalog_pipeline.core.plan import Plan
+from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
+
+_COLUMNS: Final = ("name", "state", "owner", "risk", "environment", "status", "uri")
+_STATE_COLOURS: Final = {
+    State.LIVE: "green",
+    State.PENDING: "cyan",
+    State.GHOST: "red",
+    State.ORPHAN: "yellow",
+    State.LINGERING: "yellow",
+    State.RETIRED: "bright_black",
+}
+_SEVERITY_COLOURS: Final = {
+    Severity.ERROR: "red",
+    Severity.WARNING: "yellow",
+    Severity.INFO: "cyan",
+}
+
+
+def plan_as_json(mirror: str, planned: PlannedRegistry) -> dict[str, Any]:
+    """Give the object that `ecr-catalog plan --json` prints."""
+    plan, registry = planned.plan, planned.registry
+    changes = plan.changes
+    return {
+        "mirror": mirror,
+        "source_sha": plan.source_sha,
+        "plan_hash": plan.plan_hash,
+        "held": plan.held,
+        "counts": {state.value: count for state, count in plan.counts.items()},
+        "repositories": [
+            {column: getattr(each, column) for column in _COLUMNS} for each in registry.repositories
+        ],
+        "changes": {
+            "added": changes.added,
+            "removed": changes.removed,
+            "updated": changes.updated,
+        },
+        "findings": [_finding_as_json(finding) for finding in registry.findings],
+    }
+
+
+def plan_as_text(mirror: str, where: str, planned: PlannedRegistry) -> Iterator[str]:
+    """Give the lines that `ecr-catalog plan` prints, with terminal colours."""
+    plan, registry = planned.plan, planned.registry
+    yield f"Mirror {style(mirror, bold=True)}, governance at {plan.source_sha[:12]}"
+    yield f"Publishes to {where}"
+    yield ""
+    yield from _states(registry.repositories)
+    yield ""
+    yield from _changes(plan)
+    if registry.findings:
+        yield ""
+        yield style("Findings:", bold=True)
+        yield from (_finding_line(finding) for finding in registry.findings)
+    yield ""
+    if plan.held:
+        yield from _hold(mirror, plan)
+    yield _summary(plan)
+
+
+def _states(repositories: tuple[ReconciledRepository, ...]) -> Iterator[str]:
+    if not repositories:
+        yield "No repository is governed or present."
+        return
+    widths = [
+        max(len(str(getattr(each, column) or "-")) for each in repositories)
+        for column in ("name", "owner", "risk", "environment")
+    ]
+    for each in repositories:
+        state = style(f"{each.state:<9}", fg=_STATE_COLOURS[each.state])
+        cells = (each.name, each.owner, each.risk, each.environment)
+        shown = "  ".join(
+            f"{cell or '-':<{width}}" for cell, width in zip(cells, widths, strict=True)
+        )
+        yield f"  {state}  {shown}  {each.status or '-'}"
+
+
+def _changes(plan: Plan) -> Iterator[str]:
+    changes = plan.changes
+    if plan.unchanged:
+        yield "No changes: what is published is what governance and AWS call for."
+        return
+    first = " (first publication)" if plan.published_digest is None else ""
+    yield style(f"Changes to publish{first}:", bold=True)
+    for name in changes.added:
+        yield style(f"  + {name}", fg="green")
+    for name in changes.updated:
+        fields = ", ".join(
+            f"{key}: {old or '(none)'} -> {new or '(none)'}"
+            for key, (old, new) in changes.differences[name].items()
+        )
+        yield style(f"  ~ {name}  ({fields})", fg="yellow")
+    for name in changes.removed:
+        yield style(f"  - {name}", fg="red")
+    if not (changes.added or changes.updated or changes.removed):
+        yield "  ~ no live repository: only counts, pending ones or the entity's own words"
+
+
+def _finding_line(finding: Finding) -> str:
+    severity = style(f"{finding.severity:<7}", fg=_SEVERITY_COLOURS[finding.severity])
+    subject = finding.repository or "the file"
+    return f"  {severity}  {subject}: {finding.message} [{finding.rule}]. {finding.remediation}"
+
+
+def _hold(mirror: str, plan: Plan) -> Iterator[str]:
+    yield style("Held by the removal guard:", fg="red", bold=True)
+    yield from (f"  {reason}" for reason in plan.reasons_held)
+    yield f"Approve this very plan with: ecr-catalog sync -m {mirror} --approve {plan.plan_hash}"
+    yield ""
+
+
+def _summary(plan: Plan) -> str:
+    changes, counts = plan.changes, plan.counts
+    states = ", ".join(f"{counts[state]} {state}" for state in State)
+    return style(
+        f"Plan: {len(changes.added)} to add, {len(changes.updated)} to update, "
+        f"{len(changes.removed)} to remove. {states}.",
+        bold=True,
+    )
+
+
+def _finding_as_json(finding: Finding) -> dict[str, str]:
+    fields = asdict(finding)
+    return {
+        key: fields[key] for key in ("rule", "severity", "repository", "message", "remediation")
+    }
