@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -70,7 +70,7 @@ def plan(name: str, *, as_json: bool) -> int:
     """
     mirror = _mirror(name)
     publisher = wiring.publisher(mirror, cache_folder(os.environ))
-    planned = _plan(mirror)
+    planned = plan_mirror(mirror)
     if as_json:
         click.echo(json.dumps(report.plan_as_json(name, planned), ensure_ascii=False, indent=2))
     else:
@@ -157,14 +157,32 @@ def guard(paths: tuple[str, ...]) -> int:
 cli.add_command(demo)
 
 
+def plan_mirror(mirror: Mirror) -> PlannedRegistry:
+    """Compute the plan of a mirror, with progress on a terminal."""
+    cache = cache_folder(os.environ)
+    publisher = wiring.publisher(mirror, cache)
+    with _progress("reading governance"):
+        governance = controller.read_governance(
+            wiring.governance_repo(mirror, cache), mirror.governance.path
+        )
+    with _progress("reading ECR"):
+        inventory = controller.read_inventory(
+            wiring.ecr_registry(mirror), publisher, mirror.identity
+        )
+    with _progress("comparing with what is published"):
+        return controller.plan_publication(mirror, governance, inventory, publisher)
+
+
 def main() -> None:
-    """Run the command; every error becomes a sentence and an exit code."""
+    """Run `ecr-catalog`."""
+    run(cli)
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run a command; every error becomes a sentence and an exit code."""
     debug = "--debug" in sys.argv
     try:
-        code = cli.main(standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        code = ERROR
+        code = command.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = ERROR
@@ -196,21 +214,6 @@ def _mirrors_if_any() -> LoadedMirrors:
     for error in loaded.errors.values():
         click.echo(f"warning: {error}", err=True)
     return loaded
-
-
-def _plan(mirror: Mirror) -> PlannedRegistry:
-    cache = cache_folder(os.environ)
-    publisher = wiring.publisher(mirror, cache)
-    with _progress("reading governance"):
-        governance = controller.read_governance(
-            wiring.governance_repo(mirror, cache), mirror.governance.path
-        )
-    with _progress("reading ECR"):
-        inventory = controller.read_inventory(
-            wiring.ecr_registry(mirror), publisher, mirror.identity
-        )
-    with _progress("comparing with what is published"):
-        return controller.plan_publication(mirror, governance, inventory, publisher)
 
 
 def _catalog_files(paths: tuple[str, ...]) -> Iterator[Path]:

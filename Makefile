@@ -1,0 +1,54 @@
+# `make` explains the targets. Everything they make lies in this folder and is gitignored.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PORT ?= 3000
+BIN := .venv/bin
+# `make test ARGS="-k guard"` runs a part.
+ARGS ?=
+
+.PHONY: help setup run test lint fmt lock clean
+
+help: ## Explain the targets
+	@echo "Usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## Install everything into .venv (the other targets do it by themselves)
+
+run: .venv/ready ## Mirror the embedded demo; the Dagster UI is on PORT (3000)
+	@exec $(BIN)/ecr-catalog demo run --port $(PORT)
+
+test: .venv/ready lint ## Lint, check the types, run all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/ready ## Check style and types; change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: .venv/ready ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/ready ## Pin the newest dependencies in requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+	  --no-emit-index-url --quiet --output-file requirements.lock
+
+clean: ## Remove all that the other targets made, the demo and its history included
+	rm -rf .venv .demo history schedules storage cache logs dist .telemetry .logs_queue \
+	  .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# uv comes into the .venv by pip, pinned and checked like the rest, and installs the lock.
+.venv/ready: requirements.lock pyproject.toml
+	@command -v git >/dev/null || { echo "git is missing: install it first"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock > .venv/uv.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

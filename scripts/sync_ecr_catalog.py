@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""The old script's name and flags, on the new engine.
+
+Reads the mirror of a region, prints what is synced, ghosts and orphans, and publishes the entity
+unless --dry-run is given. A workflow that called the old script changes one line.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ecr_catalog_pipeline.cli import HELD, OK, plan_mirror, run
+from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
+from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.core.reconcile import State
+from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
+
+_OLD_WORDS = {
+    State.LIVE: "Synced",
+    State.GHOST: "Ghosts (in catalog only)",
+    State.ORPHAN: "Orphans (in AWS only)",
+    State.PENDING: "Pending (requested, not yet in AWS)",
+    State.LINGERING: "Lingering (decommissioned, still in AWS)",
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--region",
+    envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
+    required=True,
+    help="The AWS region; its mirror is read. Defaults to AWS_REGION or AWS_DEFAULT_REGION.",
+)
+@click.option("--mirror", "name", help="Which mirror, when a region has several.")
+@click.option("--dry-run", is_flag=True, help="Publish nothing.")
+def sync_ecr_catalog(region: str, name: str | None, *, dry_run: bool) -> int:
+    r"""Reconcile the ECR catalog of a region with AWS, and publish the Backstage entity.
+
+    \b
+    Exit code: 0 done, 3 held by the removal guard, 1 error.
+    """
+    mirror = _mirror_of(load_mirrors(mirrors_folder(os.environ)), region, name)
+    click.echo(f"Reconciling the ECR catalog ({mirror.name}) with AWS ECR in {region}")
+    if dry_run:
+        planned = plan_mirror(mirror)
+        _print_states(planned)
+        click.echo(f"Dry run: nothing was published. Plan: {planned.plan.summary}")
+        return OK
+    from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
+
+    planned, publication = run_once(mirror, os.environ)
+    _print_states(planned)
+    if publication.outcome is Outcome.HELD:
+        click.echo(f"Held, nothing was published: {'; '.join(planned.plan.reasons_held)}")
+        click.echo(
+            f"Approve with: ecr-catalog sync -m {mirror.name} --approve {planned.plan.plan_hash}"
+        )
+        return HELD
+    click.echo(f"{publication.outcome.capitalize()}: {planned.plan.summary}")
+    return OK
+
+
+def _mirror_of(loaded: LoadedMirrors, region: str, name: str | None) -> Mirror:
+    for error in loaded.errors.values():
+        click.echo(f"warning: {error}", err=True)
+    names = [
+        mirror.name
+        for mirror in loaded.mirrors.values()
+        if mirror.registry.region == region and name in {None, mirror.name}
+    ]
+    if not names:
+        regions = sorted({mirror.registry.region for mirror in loaded.mirrors.values()})
+        raise SettingsError(
+            f"no mirror{f' {name}' if name else ''} has registry.region {region}",
+            mend=f"Regions with a mirror: {', '.join(regions) or 'none'}.",
+        )
+    if len(names) > 1:
+        raise SettingsError(
+            f"{region} has several mirrors: {', '.join(names)}", mend="Choose one with --mirror."
+        )
+    return loaded.mirrors[names[0]]
+
+
+def _print_states(planned: PlannedRegistry) -> None:
+    for state, words in _OLD_WORDS.items():
+        repositories = planned.registry.in_state(state)
+        click.echo(f"{words}: {len(repositories)}")
+        for repository in repositories:
+            click.echo(f"   - {repository.name}")
+
+
+if __name__ == "__main__":
+    run(sync_ecr_catalog)
