@@ -8,14 +8,21 @@ unless --dry-run is given. A workflow that called the old script changes one lin
 from __future__ import annotations
 
 import os
+import sys
 
-import click
+try:
+    import click
 
-from ecr_catalog_pipeline.cli import HELD, OK, plan_mirror, run
-from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
-from ecr_catalog_pipeline.core.errors import SettingsError
-from ecr_catalog_pipeline.core.reconcile import State
-from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
+    from ecr_catalog_pipeline.cli import HELD, OK, plan_mirror, run
+    from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
+    from ecr_catalog_pipeline.core.errors import SettingsError
+    from ecr_catalog_pipeline.core.reconcile import State
+    from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"Error: this Python has no {error.name}. Install ecr-catalog-pipeline into it, or run "
+        "`make setup` in the checkout and use .venv/bin/python."
+    )
 
 _OLD_WORDS = {
     State.LIVE: "Synced",

@@ -24,6 +24,7 @@ GIVE_UP_AFTER: Final = 40
 """Seconds that one git command may take."""
 
 _INHERITED_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+_GENERALITIES: Final = frozenset({"fatal: Could not read from remote repository."})
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -176,6 +177,10 @@ def _words(error: GitCommandError) -> str:
     """Git's last words, on one line, without what it may say of credentials."""
     raw = error.stderr.strip().removeprefix("stderr: ").strip("' \n")
     lines = [line.strip() for line in raw.splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "!"))]
+    telling = [
+        line.removeprefix("fatal: ").rstrip(".")
+        for line in lines
+        if line.startswith(("fatal:", "error:", "remote:", "!")) and line not in _GENERALITIES
+    ]
     text = "; ".join((telling or lines)[-3:]) or f"git ended with {error.status}"
     return _CREDENTIALS.sub("", text)
