@@ -15,6 +15,7 @@ import click
 from ecr_catalog_pipeline import controller, report, wiring
 from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
 from ecr_catalog_pipeline.core.errors import CatalogError
+from ecr_catalog_pipeline.core.parity import judge_plan, judge_published
 from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities
 from ecr_catalog_pipeline.demo.commands import demo
 from ecr_catalog_pipeline.settings import (
@@ -115,6 +116,42 @@ def sync(name: str, approve: str | None) -> int:
         return HELD
     click.echo(f"{publication.outcome}: {plan.summary}\n{where}")
     return OK
+
+
+@cli.command()
+@_mirror_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def verify(name: str, *, as_json: bool) -> int:
+    r"""Compare what Backstage serves with what governance and AWS call for now.
+
+    Without `backstage:` in the mirror file, what is published is compared.
+
+    \b
+    Exit code: 0 in parity, 2 different or absent, 1 error.
+    """
+    mirror = _mirror(name)
+    plan = plan_mirror(mirror).plan
+    backstage = wiring.backstage(mirror)
+    if backstage is None:
+        verdict = judge_published(plan)
+    else:
+        with _progress("asking Backstage"):
+            served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
+        verdict = judge_plan(plan, served)
+    if as_json:
+        answer = {
+            "mirror": name,
+            "parity": verdict.parity,
+            "expected_digest": verdict.expected,
+            "served_digest": verdict.served,
+            "published_digest": plan.published_digest,
+            "reason": verdict.reason,
+            "checked_at": controller.now_utc().isoformat(timespec="seconds"),
+        }
+        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+    else:
+        click.echo(f"{'In parity' if verdict.parity else 'Not in parity'}: {verdict.reason}")
+    return OK if verdict.parity else CHANGES
 
 
 @cli.command()

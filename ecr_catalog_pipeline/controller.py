@@ -1,4 +1,4 @@
-"""The mirror, read aloud: read governance, read the inventory, plan, publish.
+"""The mirror, read aloud: read governance, read the inventory, plan, publish, verify.
 
 Each step is one function over the adapters and the core; the Dagster assets and the commands call
 the same ones.
@@ -6,20 +6,39 @@ the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
+from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
 from ecr_catalog_pipeline.core.entity import EntityIdentity, read_published, same_content
+from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
 from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.parity import (
+    Baseline,
+    Evidence,
+    ParityState,
+    Verdict,
+    entry_changes,
+    judge,
+    mark_published,
+    record_changes,
+)
 from ecr_catalog_pipeline.core.plan import Plan, make_plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, reconcile
 from ecr_catalog_pipeline.settings import Mirror
+
+VISIBLE_SECONDS: Final = 20
+"""How long a run waits for Backstage to show what it published."""
+
+POLL_SECONDS: Final = 0.5
 
 Clock = Callable[[], datetime]
 
@@ -68,12 +87,14 @@ class Publication:
         digest: of the content that is published now.
         version: the target's version of it.
         equals_desired: the target, read back, holds what governance and AWS call for.
+        published_at: when the target had taken it; None when nothing was written.
     """
 
     outcome: Outcome
     digest: str
     version: str | None
     equals_desired: bool
+    published_at: datetime | None = None
 
 
 def now_utc() -> datetime:
@@ -165,10 +186,84 @@ def publish(
             run_id=run_id,
         ),
     )
+    published_at = clock()
     now = publisher.read().content
     return Publication(
         Outcome.PUBLISHED,
         plan.digest,
         version,
         equals_desired=now is not None and same_content(now, plan.content),
+        published_at=published_at,
     )
+
+
+def track_changes(
+    state: ParityState,
+    repo: GovernanceRepo,
+    *,
+    governance: GovernanceRead,
+    inventory: InventoryRead,
+    planned: PlannedRegistry,
+    publication: Publication,
+    still_held_at: datetime | None,
+) -> ParityState:
+    """Take up what a run changed, with the times at which each change was asked for."""
+    differences = planned.plan.differences
+    baseline = state.baseline
+    committed: dict[str, datetime] = {}
+    if baseline and differences and baseline.commit != governance.commit:
+        committed = entry_changes(_readable(repo.history(baseline.commit, governance.commit)))
+    evidence = Evidence(
+        baseline=baseline,
+        committed=committed,
+        created={
+            each.name: each.created_at
+            for each in inventory.inventory.repositories
+            if each.created_at is not None
+        },
+        still_held_at=still_held_at,
+    )
+    state = record_changes(state, differences, evidence)
+    if publication.outcome is Outcome.HELD:
+        return state
+    if publication.published_at:
+        state = mark_published(state, publication.published_at)
+    return replace(
+        state, baseline=Baseline(governance.commit, governance.began_at, inventory.began_at)
+    )
+
+
+def verify(
+    backstage: BackstageCatalog,
+    identity: EntityIdentity,
+    expected: str,
+    *,
+    seconds: float = VISIBLE_SECONDS,
+) -> Verdict:
+    """Ask Backstage until it serves what it should, or the time is up.
+
+    What it serves at the first look is believed only if it is right; otherwise it is asked to read
+    the entity's location again.
+
+    Raises:
+        BackstageUnavailable: it does not answer, or not to us.
+    """
+    deadline = time.monotonic() + seconds
+    verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
+    if not verdict.parity:
+        backstage.refresh(identity.namespace, identity.name)
+    while not verdict.parity and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
+    return verdict
+
+
+def _readable(history: Iterable[tuple[datetime, bytes]]) -> list[tuple[datetime, Catalog]]:
+    """Leave out versions that were refused: no run ever read them."""
+    catalogs = []
+    for committed_at, content in history:
+        try:
+            catalogs.append((committed_at, parse_governance(content)))
+        except GovernanceRefused:
+            continue
+    return catalogs

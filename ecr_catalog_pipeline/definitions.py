@@ -9,10 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from ecr_catalog_pipeline.defs.assets import mirror_assets
+from ecr_catalog_pipeline.adapters.notify import Notifier
+from ecr_catalog_pipeline.defs.assets import external_assets, mirror_assets
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
-from ecr_catalog_pipeline.defs.resources import mirror_resources
+from ecr_catalog_pipeline.defs.parity import parity_asset
+from ecr_catalog_pipeline.defs.resources import NOTIFIER, mirror_resources
+from ecr_catalog_pipeline.defs.sensors import change_sensor, parity_watch
 from ecr_catalog_pipeline.settings import LoadedMirrors, cache_folder, load_mirrors, mirrors_folder
 
 logger = logging.getLogger(__name__)
@@ -37,32 +40,36 @@ def build_definitions(
         resource_overrides: replace resources by key; the seam for tests.
     """
     cache = cache_folder(environ)
-    merged = dg.Definitions(resources={"io_manager": json_io_manager})
-    parts = [merged]
+    overrides = resource_overrides or {}
+    shared = {"io_manager": json_io_manager, NOTIFIER: Notifier(environ), **overrides}
+    parts = [dg.Definitions(resources=shared)]
     for mirror in loaded.mirrors.values():
-        assets = mirror_assets(mirror)
-        job = sync_job(mirror, assets.computed)
+        computed = [*mirror_assets(mirror), parity_asset(mirror)]
+        job = sync_job(mirror, computed)
         parts.append(
             dg.Definitions(
-                assets=[*assets.external, *assets.computed],
+                assets=[*external_assets(mirror), *computed],
                 jobs=[job],
                 schedules=[sync_schedule(mirror, job)],
+                sensors=[change_sensor(mirror, job), parity_watch(mirror)],
                 resources={
-                    key: (resource_overrides or {}).get(key, resource)
+                    key: resource
                     for key, resource in mirror_resources(mirror, cache).items()
+                    if key not in overrides
                 },
             )
         )
-    for name, error in loaded.errors.items():
+    for place, (name, error) in enumerate(sorted(loaded.errors.items()), 1):
         logger.error("mirror %s is not loaded: %s", name, error)
-        parts.append(dg.Definitions(assets=[_refused_mirror(name, str(error))]))
+        parts.append(dg.Definitions(assets=[_refused_mirror(place, name, str(error))]))
     return dg.Definitions.merge(*parts)
 
 
-def _refused_mirror(name: str, error: str) -> dg.AssetSpec:
+def _refused_mirror(place: int, name: str, error: str) -> dg.AssetSpec:
     """Stands in the asset graph for a mirror whose file cannot be used."""
+    readable = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
     return dg.AssetSpec(
-        ["refused_mirrors", "".join(c if c.isalnum() else "_" for c in name)],
+        ["refused_mirrors", f"{place}_{readable}"],
         group_name="refused_mirrors",
         description=f"This mirror is not loaded. {error}",
         kinds={"yaml"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
@@ -96,12 +97,13 @@ def _changes(plan: Plan) -> Iterator[str]:
     yield style(f"Changes to publish{first}:", bold=True)
     for name in changes.added:
         yield style(f"  + {name}", fg="green")
-    for name in changes.updated:
-        fields = ", ".join(
-            f"{key}: {old or '(none)'} -> {new or '(none)'}"
-            for key, (old, new) in changes.differences[name].items()
+    fields: defaultdict[str, list[str]] = defaultdict(list)
+    for each in plan.differences:
+        fields[each.repository].append(
+            f"{each.field}: {each.old or '(none)'} -> {each.new or '(none)'}"
         )
-        yield style(f"  ~ {name}  ({fields})", fg="yellow")
+    for name in changes.updated:
+        yield style(f"  ~ {name}  ({', '.join(fields[name])})", fg="yellow")
     for name in changes.removed:
         yield style(f"  - {name}", fg="red")
     if not (changes.added or changes.updated or changes.removed):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -34,43 +34,77 @@ MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
-_BRANCH: Final = re.compile(r"(?!-)(?!.*(?:\.\.|//|@\{|\.lock$|[/.]$))[A-Za-z0-9._/@+-]+")
-_SCP_LIKE: Final = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9._-]+:(?!:)[^:].*")
+_BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
+_TRANSPORT_HELPER: Final = re.compile(r"[A-Za-z0-9+.-]*::")
+_SCP_LIKE: Final = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9._-]+):.+")
+_NO_REPOSITORY: Final = "is no repository: use https, ssh or a local path"
 
 
 def _repository(value: str, info: ValidationInfo) -> str:
     """Accept https, ssh and local paths; resolve a relative path against the mirror's folder."""
-    if value.startswith("-") or "::" in value or any(ord(c) < 32 for c in value):
-        raise ValueError("is no repository: use https, ssh or a local path")
+    odd = not value or not value.isprintable() or value.startswith("-")
+    if odd or _TRANSPORT_HELPER.match(value):
+        raise ValueError(_NO_REPOSITORY)
     if "://" in value:
-        parts = urlsplit(value)
-        if parts.scheme not in {"https", "ssh", "file"}:
-            raise ValueError(f"uses {parts.scheme}: use https, ssh or a local path")
-        if parts.password is not None:
-            raise ValueError(
-                "carries a password: leave it out and use a git credential helper, "
-                "GIT_ASKPASS or an SSH agent"
-            )
-        if parts.scheme != "file" and (not parts.hostname or parts.hostname.startswith("-")):
-            raise ValueError("has no host")
+        return _repository_url(value)
+    scp = _SCP_LIKE.fullmatch(value)
+    if scp and not value.startswith((".", "/", "~")):
+        if scp["host"].startswith("-") or (scp["user"] or "").startswith("-"):
+            raise ValueError(_NO_REPOSITORY)
         return value
-    if _SCP_LIKE.fullmatch(value) and not value.startswith((".", "/")):
+    return str(_local_path(value, info).resolve())
+
+
+def _repository_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"https", "ssh", "file"}:
+        raise ValueError(f"uses {parts.scheme}: use https, ssh or a local path")
+    if parts.password is not None:
+        raise ValueError(
+            "carries a password: leave it out and use a git credential helper, "
+            "GIT_ASKPASS or an SSH agent"
+        )
+    if parts.scheme == "file":
         return value
-    return str((_folder(info) / Path(value).expanduser()).resolve())
+    _check_port(parts)
+    hostname, username = parts.hostname or "-", parts.username or ""
+    if hostname.startswith("-") or username.startswith("-"):
+        raise ValueError(_NO_REPOSITORY)
+    return value
+
+
+def _check_port(parts: SplitResult) -> None:
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("names a port that is none") from None
+
+
+def _local_path(value: str, info: ValidationInfo) -> Path:
+    if not value.isprintable():
+        raise ValueError("must be a path of printable characters")
+    try:
+        return _folder(info) / Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"names a home folder that is not known: {value}") from None
 
 
 def _path_in_repository(value: str) -> str:
     path = PurePosixPath(value)
-    odd = any(ord(c) < 32 for c in value) or "\\" in value
+    odd = not value.isprintable() or "\\" in value
     if odd or path.is_absolute() or not path.parts or ".." in path.parts:
         raise ValueError("must be a path inside the repository, without ..")
-    if path.parts[0].lower() == ".git":
+    if any(part.lower() == ".git" for part in path.parts):
         raise ValueError("must not lie in .git")
     return str(path)
 
 
 def _branch(value: str) -> str:
-    if not _BRANCH.fullmatch(value):
+    if (
+        value in {"", "@"}
+        or value.startswith("-")
+        or not all(map(_BRANCH_PART.fullmatch, value.split("/")))
+    ):
         raise ValueError("is no name of a branch")
     return value
 
@@ -81,6 +115,7 @@ def _http_url(value: str) -> str:
         raise ValueError("must be a URL such as https://host:port")
     if parts.username is not None:
         raise ValueError("must carry no credentials")
+    _check_port(parts)
     return value.rstrip("/")
 
 
@@ -111,9 +146,9 @@ class GovernanceSettings(_Settings):
 class RegistrySettings(_Settings):
     """Which ECR registry is mirrored."""
 
-    region: str = Field(pattern=r"^[a-z]{2,}(-[a-z]+)+-\d+$")
-    account_id: str | None = Field(default=None, pattern=r"^\d{12}$")
-    role_arn: str | None = Field(default=None, pattern=r"^arn:[a-z-]+:iam::\d{12}:role/.+$")
+    region: str = Field(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")
+    account_id: str | None = Field(default=None, pattern=r"^[0-9]{12}$")
+    role_arn: str | None = Field(default=None, pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/.+$")
     endpoint_url: HttpUrl | None = None
 
 
@@ -138,8 +173,7 @@ class GitTarget(_Settings):
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes two targets the same one."""
-        repository = self.repository.lower().rstrip("/").removesuffix(".git")
-        return ("git", repository, self.branch, self.path)
+        return ("git", _same_repository(self.repository), self.branch, self.path)
 
 
 class S3Target(_Settings):
@@ -153,7 +187,7 @@ class S3Target(_Settings):
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes two targets the same one."""
-        return ("s3", self.endpoint_url or "", self.bucket, self.key)
+        return ("s3", self.bucket, self.key)
 
 
 class FileTarget(_Settings):
@@ -165,7 +199,7 @@ class FileTarget(_Settings):
     @field_validator("path")
     @classmethod
     def _resolve(cls, value: str, info: ValidationInfo) -> str:
-        path = _folder(info) / Path(value).expanduser()
+        path = _local_path(value, info)
         # The last part stays as written, so that a symbolic link there is seen.
         return str(path.parent.resolve() / path.name)
 
@@ -233,6 +267,12 @@ class Mirror(_Settings):
         return RemovalLimits(self.guard.max_removals, self.guard.max_removal_percent)
 
     @property
+    def target_identity(self) -> tuple[str, ...]:
+        """What makes the targets of two mirrors the same one."""
+        endpoint = self.s3_endpoint_url if isinstance(self.publish, S3Target) else None
+        return (endpoint or "", *self.publish.identity)
+
+    @property
     def s3_endpoint_url(self) -> str | None:
         """The endpoint of the S3 target: its own, or the one of every AWS service here."""
         own = self.publish.endpoint_url if isinstance(self.publish, S3Target) else None
@@ -252,15 +292,15 @@ class LoadedMirrors:
         Raises:
             SettingsError: its file cannot be used, or there is none.
         """
+        if name in self.mirrors:
+            return self.mirrors[name]
         if name in self.errors:
             raise self.errors[name]
-        if name not in self.mirrors:
-            known = ", ".join(sorted(self.mirrors)) or "none"
-            raise SettingsError(
-                f"there is no mirror {name!r}",
-                mend=f"Mirrors here: {known}. Set {MIRRORS_VARIABLE} to use another folder.",
-            )
-        return self.mirrors[name]
+        known = ", ".join(sorted(self.mirrors)) or "none"
+        raise SettingsError(
+            f"there is no mirror {name!r}",
+            mend=f"Mirrors here: {known}. Set {MIRRORS_VARIABLE} to use another folder.",
+        )
 
 
 def mirrors_folder(environ: Mapping[str, str]) -> Path:
@@ -300,8 +340,8 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
         try:
             mirrors[path.stem] = load_mirror(path)
         except SettingsError as error:
-            errors[path.stem] = error
-    shared = _shared_targets(mirrors)
+            errors[path.stem if path.suffix == ".yaml" else path.name] = error
+    shared = _shared_targets(mirrors, folder.name)
     usable = {name: mirror for name, mirror in mirrors.items() if name not in shared}
     return LoadedMirrors(usable, {**errors, **shared})
 
@@ -363,14 +403,23 @@ def _problem(detail: Any) -> str:
     return f"{key}: {message}" if key else message
 
 
-def _shared_targets(mirrors: Mapping[str, Mirror]) -> dict[str, SettingsError]:
+def _same_repository(repository: str) -> str:
+    """Spell a repository so that two spellings of one are equal: no user, no .git, no file://."""
+    plain = repository.removeprefix("file://").rstrip("/").removesuffix(".git")
+    if "://" not in plain:
+        return plain
+    parts = urlsplit(plain)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path}"
+
+
+def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, SettingsError]:
     """Refuse every mirror that shares its target: none of them is known to be the right one."""
     by_target: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, mirror in mirrors.items():
-        by_target[mirror.publish.identity].append(name)
+        by_target[mirror.target_identity].append(name)
     return {
         name: SettingsError(
-            f"mirrors/{name}.yaml: publish: is also the target of "
+            f"{folder}/{name}.yaml: publish: is also the target of "
             f"{', '.join(other for other in names if other != name)}",
             mend="Give every mirror a target of its own.",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceRepo
 from ecr_catalog_pipeline.adapters.publish_file import FilePublisher
@@ -27,6 +28,12 @@ def ecr_registry(mirror: Mirror) -> EcrRegistry:
         role_arn=registry.role_arn,
         endpoint_url=registry.endpoint_url,
     )
+
+
+def backstage(mirror: Mirror) -> BackstageCatalog | None:
+    """Give the Backstage of a mirror; None when it names none."""
+    settings = mirror.backstage
+    return BackstageCatalog(settings.url, settings.token_env) if settings else None
 
 
 def publisher(mirror: Mirror, cache: Path) -> Publisher:

@@ -10,10 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from botocore.credentials import (
-    AssumeRoleCredentialFetcher,
-    DeferredRefreshableCredentials,
-)
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session as BotocoreSession
 
@@ -108,6 +105,11 @@ class EcrRegistry:
             token = answer.get("nextToken")
             if not token:
                 return
+            if not isinstance(token, str):
+                raise InventoryFailed(
+                    "ecr:DescribeRepositories answered with a page token that is no text",
+                    mend=_WAIT,
+                )
             if token in seen:
                 raise InventoryFailed("ecr:DescribeRepositories repeats its page token", mend=_WAIT)
             seen.add(token)
@@ -157,50 +159,52 @@ class EcrRegistry:
 
     @cached_property
     def _session(self) -> boto3.Session:
-        session = new_session(self.region, self._endpoint_url)
+        try:
+            session = new_session(self.region, self._endpoint_url)
+        except BotoCoreError as error:
+            raise InventoryFailed(
+                f"no AWS session: {error}", mend="Check AWS_PROFILE and the AWS configuration."
+            ) from None
         if not self._role_arn:
             return session
-        source = session.get_credentials()
-        if source is None:
-            raise InventoryFailed(
-                f"no AWS credentials to assume {self._role_arn} with",
-                mend="Give this process credentials in one of the ways that boto3 reads.",
-            )
-        fetcher = AssumeRoleCredentialFetcher(
-            client_creator=self._client_creator(session),
-            source_credentials=source,
-            role_arn=self._role_arn,
-            extra_args={"RoleSessionName": "ecr-catalog-pipeline"},
-        )
         assumed = BotocoreSession()
-        assumed._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to put refreshable credentials into a session
-            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        assumed._credentials = RefreshableCredentials.create_from_metadata(  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to put refreshable credentials into a session
+            metadata=self._assume_role(session),
+            refresh_using=lambda: self._assume_role(session),
+            method="assume-role",
         )
         return boto3.Session(botocore_session=assumed, region_name=self.region)
 
-    def _client_creator(self, session: boto3.Session) -> Any:
-        def create(service: Any, **arguments: Any) -> Any:
-            config = client_config().merge(arguments.pop("config", None) or client_config())
-            return session.client(
-                service, endpoint_url=self._endpoint_url, config=config, **arguments
-            )
-
-        return create
+    def _assume_role(self, session: boto3.Session) -> dict[str, str]:
+        """Give temporary credentials, in the form that botocore keeps and renews."""
+        client = self._client(session, "sts")
+        answer = self._call(
+            client, "assume_role", RoleArn=self._role_arn, RoleSessionName="ecr-catalog-pipeline"
+        )
+        credentials = answer.get("Credentials")
+        if not isinstance(credentials, dict):
+            raise InventoryFailed("sts:AssumeRole answered without credentials", mend=_WAIT)
+        return {
+            "access_key": credentials["AccessKeyId"],
+            "secret_key": credentials["SecretAccessKey"],
+            "token": credentials["SessionToken"],
+            "expiry_time": credentials["Expiration"].isoformat(),
+        }
 
     @cached_property
     def _ecr(self) -> ECRClient:
-        client: ECRClient = self._client("ecr")
+        client: ECRClient = self._client(self._session, "ecr")
         client.meta.events.register("before-parse.ecr.DescribeRepositories", _check_listing)
         return client
 
     @cached_property
     def _sts(self) -> STSClient:
-        client: STSClient = self._client("sts")
+        client: STSClient = self._client(self._session, "sts")
         return client
 
-    def _client(self, service: Any) -> Any:
+    def _client(self, session: boto3.Session, service: Any) -> Any:
         try:
-            return self._client_creator(self._session)(service)
+            return session.client(service, endpoint_url=self._endpoint_url, config=client_config())
         except BotoCoreError as error:
             raise InventoryFailed(
                 f"no AWS client for {service}: {error}",

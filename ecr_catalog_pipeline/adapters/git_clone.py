@@ -8,7 +8,6 @@ agents; no URL with a password gets here, and none leaves in an error.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,23 @@ from git.exc import GitCommandError, GitCommandNotFound
 GIVE_UP_AFTER: Final = 40
 """Seconds that one git command may take."""
 
-_INHERITED_REPOSITORY: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+# What a surrounding git, such as a hook's, says of its own repository. GitPython can only add to
+# the environment, so `env` takes these out.
+_OF_ANOTHER_REPOSITORY: Final = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+)
+_WORDS_SHOWN: Final = 6
 _GENERALITIES: Final = frozenset({"fatal: Could not read from remote repository."})
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -34,6 +49,10 @@ class GitFailed(Exception):
 
 class BranchMissing(GitFailed):
     """The repository answered, and has no such branch."""
+
+
+class ShallowSource(GitFailed):
+    """The repository is a shallow clone: no commit in it can be trusted to be the last one."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +72,16 @@ class GitClone:
     """A bare clone of one branch in a cache folder; nothing is done before it is used."""
 
     def __init__(self, repository: str, branch: str, cache: Path) -> None:
-        self.repository = repository
+        self._url = repository
         self.branch = branch
         key = hashlib.sha256(f"{repository}\n{branch}".encode()).hexdigest()[:16]
         self._folder = cache / f"{key}.git"
         self._lock = FileLock(str(cache / f"{key}.lock"), timeout=GIVE_UP_AFTER)
+
+    @property
+    def repository(self) -> str:
+        """The repository in words, without a user name, which may be a token."""
+        return _CREDENTIALS.sub("", self._url)
 
     @property
     def ref(self) -> str:
@@ -74,6 +98,7 @@ class GitClone:
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
+                self._make_ready()
                 yield
         except Timeout:
             raise GitFailed(
@@ -87,12 +112,10 @@ class GitClone:
 
         Raises:
             BranchMissing: the repository has no such branch.
+            ShallowSource: the repository has no whole history.
             GitFailed: the repository did not answer, or not in time.
         """
-        if not (self._folder / "HEAD").exists():
-            self.run("init", "--quiet", "--bare", str(self._folder), folder=self._folder.parent)
-        for key, value in (("remote.origin.url", self.repository), ("gc.autoDetach", "false")):
-            self.run("config", key, value)
+        self._refuse_shallow_source()
         try:
             self.run(
                 "fetch",
@@ -106,15 +129,20 @@ class GitClone:
             if "couldn't find remote ref" in str(error):
                 raise BranchMissing(f"there is no branch {self.branch}") from None
             raise
+        if self.run("rev-parse", "--is-shallow-repository") == "true":
+            raise ShallowSource(f"{self.repository} is a shallow clone")
         return self.tip()
 
     def tip(self) -> str:
         """The commit that the branch stood at when it was last fetched or pushed."""
         return self.run("rev-parse", "--verify", self.ref)
 
-    def is_shallow(self) -> bool:
-        """Whether the history is cut off, so that no commit can be trusted to be the last one."""
-        return self.run("rev-parse", "--is-shallow-repository") == "true"
+    def is_ancestor(self, commit: str, other: str) -> bool:
+        """Whether a commit is known here and an ancestor of another, or that one itself."""
+        try:
+            return self.run("merge-base", commit, other) == commit
+        except GitFailed:
+            return False
 
     def entry(self, commit: str, path: str) -> TreeEntry | None:
         """What stands at a path of a commit; None when nothing does."""
@@ -139,6 +167,27 @@ class GitClone:
         )
         return content
 
+    def _make_ready(self) -> None:
+        """Make the clone, and clear what a git that was killed has left locked."""
+        for left in self._folder.glob("**/*.lock"):
+            left.unlink(missing_ok=True)
+        if not (self._folder / "HEAD").exists():
+            self.run("init", "--quiet", "--bare", str(self._folder), folder=self._folder.parent)
+            self.run("config", "gc.autoDetach", "false")
+        self.run("config", "remote.origin.url", self._url)
+
+    def _refuse_shallow_source(self) -> None:
+        # git's filtered fetch from a shallow repository on this host calls itself without an end.
+        source = Path(self._url.removeprefix("file://"))
+        if not source.is_dir():
+            return
+        try:
+            answer = self.run("rev-parse", "--is-shallow-repository", folder=source)
+        except GitFailed:
+            return
+        if answer == "true":
+            raise ShallowSource(f"{self.repository} is a shallow clone")
+
     def run(
         self, *arguments: str, folder: Path | None = None, environment: Mapping[str, str] = {}
     ) -> str:
@@ -154,18 +203,25 @@ class GitClone:
         self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], **how: Any
     ) -> Any:
         settings = {
-            **os.environ,
             "GIT_ALLOW_PROTOCOL": "file:https:ssh",
+            # A path of the settings is a path, never a pattern.
+            "GIT_LITERAL_PATHSPECS": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C",
             **environment,
         }
-        for name in _INHERITED_REPOSITORY:
-            if name not in environment:
-                settings.pop(name, None)
+        removed = [
+            word
+            for name in _OF_ANOTHER_REPOSITORY
+            if name not in environment
+            for word in ("-u", name)
+        ]
         try:
             return Git(str(folder)).execute(
-                ["git", *arguments], env=settings, kill_after_timeout=GIVE_UP_AFTER, **how
+                ["env", *removed, "git", *arguments],
+                env=settings,
+                kill_after_timeout=GIVE_UP_AFTER,
+                **how,
             )
         except GitCommandNotFound:
             raise GitFailed("git is not installed") from None
@@ -182,5 +238,8 @@ def _words(error: GitCommandError) -> str:
         for line in lines
         if line.startswith(("fatal:", "error:", "remote:", "!")) and line not in _GENERALITIES
     ]
-    text = "; ".join((telling or lines)[-3:]) or f"git ended with {error.status}"
+    told = telling or lines
+    if len(told) > _WORDS_SHOWN:
+        told = [*told[: _WORDS_SHOWN // 2], "...", *told[-_WORDS_SHOWN // 2 :]]
+    text = "; ".join(told) or f"git ended with {error.status}"
     return _CREDENTIALS.sub("", text)

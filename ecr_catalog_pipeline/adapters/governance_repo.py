@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed, TreeEntry
+from ecr_catalog_pipeline.adapters.git_clone import (
+    BranchMissing,
+    GitClone,
+    GitFailed,
+    ShallowSource,
+    TreeEntry,
+)
 from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
 from ecr_catalog_pipeline.core.governance import MAX_BYTES
+
+MAX_HISTORY: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +60,6 @@ class GovernanceRepo:
         try:
             with clone.locked():
                 tip = clone.fetch()
-                if clone.is_shallow():
-                    raise GovernanceUnavailable(
-                        f"{clone.repository} is a shallow clone, so the last change of "
-                        f"{self._path} is not known",
-                        mend="Point governance.repository at the full repository, "
-                        "or run `git fetch --unshallow` there.",
-                    )
                 entry = self._entry(tip)
                 source_sha, committed = clone.run(
                     "log", "-1", "--first-parent", "--format=%H %ct", tip, "--", self._path
@@ -69,6 +71,13 @@ class GovernanceRepo:
                     source_sha=source_sha,
                     committed_at=datetime.fromtimestamp(int(committed), UTC),
                 )
+        except ShallowSource:
+            raise GovernanceUnavailable(
+                f"{clone.repository} is a shallow clone, so the last change of {self._path} is "
+                "not known",
+                mend="Point governance.repository at the full repository, or run "
+                "`git fetch --unshallow` there.",
+            ) from None
         except BranchMissing:
             raise GovernanceUnavailable(
                 f"{clone.repository} has no branch {clone.branch}",
@@ -79,6 +88,37 @@ class GovernanceRepo:
                 f"{clone.repository} cannot be read: {error}",
                 mend="Check that governance.repository exists, that the network reaches it, and "
                 "that git's credential helper or SSH agent may read it.",
+            ) from None
+
+    def history(self, since: str, until: str) -> list[tuple[datetime, bytes]]:
+        """Give the file at a commit and at each later one that touched it, oldest first.
+
+        Of a long history the last MAX_HISTORY versions. Empty when `since` is no ancestor of
+        `until`, or the file is not there.
+
+        Raises:
+            GovernanceUnavailable: a version cannot be had.
+        """
+        clone = self._clone
+        try:
+            with clone.locked():
+                if not clone.is_ancestor(since, until):
+                    return []
+                logged = clone.run(
+                    *("log", "--first-parent", "--reverse", "--format=%H %ct"),
+                    *(f"{since}..{until}", "--", self._path),
+                )
+                start = f"{since} {clone.run('log', '-1', '--format=%ct', since)}"
+                commits = [line.split(" ") for line in [start, *logged.split("\n")] if line]
+                return [
+                    (datetime.fromtimestamp(int(committed), UTC), self._content(entry))
+                    for sha, committed in commits[-MAX_HISTORY:]
+                    if (entry := clone.entry(sha, self._path)) and entry.is_regular_file
+                ]
+        except GitFailed as error:
+            raise GovernanceUnavailable(
+                f"the history of {self._path} cannot be read: {error}",
+                mend="The next run tries again.",
             ) from None
 
     def _entry(self, tip: str) -> TreeEntry:

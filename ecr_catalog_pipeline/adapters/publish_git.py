@@ -58,7 +58,7 @@ class GitPublisher:
                     mend="Nothing was overwritten; the next run plans afresh.",
                 )
             commit = self._commit(tip, blob, provenance)
-            refusal = self._push(commit)
+            refusal = self._push(commit, tip)
             if refusal is not None:
                 now = self._fetch()
                 if now == tip:
@@ -132,10 +132,20 @@ class GitPublisher:
             "commit-tree", tree, *parents, "-m", _message(provenance), environment=self._identity()
         )
 
-    def _push(self, commit: str) -> str | None:
-        """Push a commit; give git's words when it was not taken."""
+    def _push(self, commit: str, tip: str | None) -> str | None:
+        """Push a commit on top of a tip; give git's words when it was not taken.
+
+        The lease makes git compare the branch with the tip, also when it was rewound or deleted.
+        """
+        ref = self._clone.ref
         try:
-            self._clone.run("push", "--quiet", "origin", f"{commit}:{self._clone.ref}")
+            self._clone.run(
+                "push",
+                "--quiet",
+                f"--force-with-lease={ref}:{tip or ''}",
+                "origin",
+                f"{commit}:{ref}",
+            )
         except GitFailed as error:
             return str(error)
         return None

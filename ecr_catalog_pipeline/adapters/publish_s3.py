@@ -43,7 +43,7 @@ class S3Publisher:
             client = self._s3()
             with time_limit(client):
                 answer = client.get_object(Bucket=self._bucket, Key=self._key)
-                return Published(answer["Body"].read(), answer["ETag"])
+                return Published(answer["Body"].read(), self._etag(answer, "s3:GetObject"))
         except ClientError as error:
             if _code(error) == "NoSuchKey":
                 return Published(None, None)
@@ -76,7 +76,16 @@ class S3Publisher:
             raise self._failed(error, "s3:PutObject") from None
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
             raise self._unavailable(error, "s3:PutObject") from None
-        return answer["ETag"]
+        return self._etag(answer, "s3:PutObject")
+
+    def _etag(self, answer: Any, action: str) -> str:
+        etag = answer.get("ETag")
+        if not isinstance(etag, str) or not etag:
+            raise TargetUnavailable(
+                f"{action} on {self.where} answered without an ETag",
+                mend="Without one nothing can be compared; the next run reads again.",
+            )
+        return etag
 
     def _s3(self) -> S3Client:
         if self._client is None:

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import EntityInvalid, TargetRefused
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, ReconciledRepository, State
@@ -24,6 +24,7 @@ KIND: Final = "Resource"
 TYPE: Final = "container-registry"
 DESCRIBED_REPOSITORIES: Final = 100
 MAX_TEXT: Final = 256
+MAX_URI: Final = 512
 
 CONTENT_DIGEST: Final = "platform/content-digest"
 LAST_SYNC: Final = "platform/last-sync"
@@ -44,9 +45,9 @@ _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", 
 _MARKDOWN: Final = re.compile(
     r"([\\`*{}\[\]()<>#+!|~$&@:]|(?<=www)\.|(?<![^\W_])_|_(?![^\W_]))", re.IGNORECASE
 )
-_MOVING_LINES: Final = re.compile(
-    rb"^    platform/(?:(last-sync): '[0-9TZ:-]{20}'|(source-sha): '[0-9a-f]{40,64}')$",
-    re.MULTILINE,
+_MOVING_LINE: Final = re.compile(
+    rb"    platform/(last-sync): '\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ'"
+    rb"|    platform/(source-sha): '(?:[0-9a-f]{40}|[0-9a-f]{64})'"
 )
 
 
@@ -81,12 +82,13 @@ class PublishedEntity:
 
     Attributes:
         digest: of the content as parsed; of the bytes when damaged.
-        repositories: the live lines by name.
+        repositories, pending: the lines of either list, by name.
         damaged: recognisably ours, but its list of repositories cannot be read.
     """
 
     digest: str
     repositories: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pending: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     last_sync: str | None = None
     source_sha: str | None = None
     damaged: bool = False
@@ -193,8 +195,10 @@ def render_entity(entity: Mapping[str, Any], *, source_sha: str, last_sync: date
 
 def same_content(published: bytes, rendered: bytes) -> bool:
     """Whether two files differ at the most in `last-sync` and `source-sha`."""
-    mark = rb"\1\2"
-    return _MOVING_LINES.sub(mark, published) == _MOVING_LINES.sub(mark, rendered)
+    old, new = published.split(b"\n"), rendered.split(b"\n")
+    return len(old) == len(new) and all(
+        one == other or _both_move(one, other) for one, other in zip(old, new, strict=True)
+    )
 
 
 def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
@@ -218,13 +222,15 @@ def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
     kind, name = entity.get("kind"), metadata.get("name")
     if kind != KIND or name != identity.name:
         raise _not_ours(f"{kind} {name}", identity)
-    lines = _mapping(entity.get("spec")).get("repositories")
-    if not isinstance(lines, list) or not all(_is_line(line) for line in lines):
+    spec = _mapping(entity.get("spec"))
+    live, pending = spec.get("repositories"), spec.get("pending")
+    if not (_are_lines(live) and _are_lines(pending)):
         return _damaged(content)
     annotations = _mapping(metadata.get("annotations"))
     return PublishedEntity(
         digest=content_digest(entity),
-        repositories={line["name"]: line for line in lines},
+        repositories={line["name"]: line for line in live},
+        pending={line["name"]: line for line in pending},
         last_sync=_optional_text(annotations.get(LAST_SYNC)),
         source_sha=_optional_text(annotations.get(SOURCE_SHA)),
     )
@@ -244,15 +250,15 @@ def check_entity(entity: Mapping[str, Any]) -> None:
         )
 
 
-def clean_text(text: str) -> str:
-    """Make one line of printable text of a user's, cut at MAX_TEXT characters.
+def clean_text(text: str, limit: int = MAX_TEXT) -> str:
+    """Make one line of printable text of a user's, cut at `limit` characters.
 
     Control characters, line separators and what YAML or JSON cannot carry become spaces; runs of
     white space become one.
     """
     printable = (character if _is_printable(character) else " " for character in text)
     line = " ".join("".join(printable).split())
-    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def escape_markdown(text: str) -> str:
@@ -282,7 +288,11 @@ def _pending_line(each: ReconciledRepository) -> dict[str, str]:
 
 
 def _known(**fields: str | None) -> dict[str, str]:
-    cleaned = ((key, clean_text(value)) for key, value in fields.items() if value is not None)
+    cleaned = (
+        (key, clean_text(value, MAX_URI if key == "uri" else MAX_TEXT))
+        for key, value in fields.items()
+        if value is not None
+    )
     return {key: value for key, value in cleaned if value}
 
 
@@ -315,6 +325,12 @@ def _flow(line: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{key}: {_scalar(value)}" for key, value in line.items()) + "}"
 
 
+def _both_move(one: bytes, other: bytes) -> bool:
+    """Whether two lines are the same one of the two that say when and from which commit."""
+    found, expected = _MOVING_LINE.fullmatch(one), _MOVING_LINE.fullmatch(other)
+    return bool(found and expected and found.groups(b"")[0] == expected.groups(b"")[0])
+
+
 def _is_printable(character: str) -> bool:
     if character in "\ufffe\uffff":
         return False
@@ -324,7 +340,9 @@ def _is_printable(character: str) -> bool:
 def _looks_like(content: bytes, identity: EntityIdentity) -> bool:
     """Whether a file that cannot be parsed still says that it is this entity."""
     lines = content.split(b"\n")
-    return f"kind: {KIND}".encode() in lines and f"  name: {identity.name}".encode() in lines
+    return (
+        f"kind: {KIND}".encode() in lines and f"  name: {_scalar(identity.name)}".encode() in lines
+    )
 
 
 def _damaged(content: bytes) -> PublishedEntity:
@@ -338,8 +356,10 @@ def _not_ours(found: str, identity: EntityIdentity) -> TargetRefused:
     )
 
 
-def _is_line(line: object) -> bool:
-    return isinstance(line, dict) and isinstance(line.get("name"), str)
+def _are_lines(lines: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(lines, list) and all(
+        isinstance(line, dict) and isinstance(line.get("name"), str) for line in lines
+    )
 
 
 def _optional_text(value: object) -> str | None:
@@ -355,11 +375,11 @@ def _entity_problems(entity: Mapping[str, Any]) -> Iterator[str]:
     if unknown := sorted(entity.keys() - _ROOT_KEYS):
         yield f"unknown root keys {', '.join(unknown)}"
     yield from EntityIdentity(
-        name=str(metadata.get("name", "")),
-        namespace=str(metadata.get("namespace", "default")),
-        title=str(metadata.get("title", "")),
-        owner=str(spec.get("owner", "")),
-        system=str(spec["system"] or "") if "system" in spec else None,
+        name=_optional_text(metadata.get("name")) or "",
+        namespace=_optional_text(metadata.get("namespace", "default")) or "",
+        title=_optional_text(metadata.get("title")) or "",
+        owner=_optional_text(spec.get("owner")) or "",
+        system=_optional_text(spec["system"]) or "" if "system" in spec else None,
     ).problems()
     yield from _metadata_problems(metadata)
     if not isinstance(spec.get("type"), str) or not spec["type"]:

@@ -82,3 +82,9 @@ class StalePlan(CatalogError):
     """The plan's reads are too old to act on."""
 
     needs = "time"
+
+
+class BackstageUnavailable(CatalogError):
+    """Backstage does not answer, or not to us."""
+
+    needs = "time"

@@ -148,8 +148,9 @@ def _document(content: bytes, path: str) -> Document:
             f"the file has {len(content):,} bytes, more than {MAX_BYTES:,}",
             "Split the registry over several mirrors.",
         )
+    content = content.removeprefix(b"\xef\xbb\xbf")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", "ignore")
         raise refused(
@@ -349,7 +350,7 @@ def _metadata_findings(entry: Entry, metadata: Mapping[str, Value]) -> Iterator[
         missing = metadata.get("status") is None
         yield finding(
             "status-missing" if missing else "status-unknown",
-            Severity.ERROR,
+            Severity.WARNING,
             "metadata.status is missing"
             if missing
             else f"metadata.status {_shown(metadata.get('status'))} is unknown",

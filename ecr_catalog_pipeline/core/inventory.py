@@ -106,8 +106,8 @@ def _repository(item: Any) -> Repository:
             mend=_RETRY,
         )
     created = item.get("createdAt")
-    scanning = (item.get("imageScanningConfiguration") or {}).get("scanOnPush")
-    encryption = (item.get("encryptionConfiguration") or {}).get("encryptionType")
+    scanning = _part(item, "imageScanningConfiguration").get("scanOnPush")
+    encryption = _part(item, "encryptionConfiguration").get("encryptionType")
     return Repository(
         name=name,
         uri=uri,
@@ -115,3 +115,14 @@ def _repository(item: Any) -> Repository:
         scan_on_push=scanning if isinstance(scanning, bool) else None,
         encryption=encryption if isinstance(encryption, str) else None,
     )
+
+
+def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = item.get(key)
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise InventoryFailed(
+            f"ecr:DescribeRepositories answered with a repository of malformed {key}", mend=_RETRY
+        )
+    return part

@@ -7,10 +7,10 @@ go out unasked is the guard's to say.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from ecr_catalog_pipeline.core.entity import (
     EntityIdentity,
@@ -30,23 +30,46 @@ from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 MAX_READ_AGE: Final = timedelta(seconds=90)
 """A plan whose reads began longer ago is never published."""
 
+STATE: Final = "state"
+
+_LISTS: Final = ("repositories", "pending")
+_NOWHERE: Final[tuple[None, Mapping[str, str]]] = (None, {})
 _ABSENT_STATES: Final = frozenset({State.GHOST, State.PENDING})
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Names of live repositories that a plan adds, removes and updates, each sorted.
-
-    Attributes:
-        differences: for each updated name, its fields with their old and new values.
-    """
+    """Names of live repositories that a plan adds, removes and updates, each sorted."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
-    differences: Mapping[str, Mapping[str, tuple[str | None, str | None]]] = field(
-        default_factory=dict
-    )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of one repository that a plan changes in the entity.
+
+    Attributes:
+        field: STATE when the repository enters, leaves or moves between the entity's lists, else
+            the field of its line.
+        old, new: the values; of STATE the list, `live` or `pending`. None where there is none.
+    """
+
+    repository: str
+    field: str
+    old: str | None
+    new: str | None
+
+    @property
+    def becomes_live(self) -> bool:
+        """Whether the repository was not live and now is."""
+        return self.field == STATE and self.new == State.LIVE
+
+    @property
+    def leaves_live(self) -> bool:
+        """Whether the repository was live and no longer is."""
+        return self.field == STATE and self.old == State.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +81,7 @@ class Plan:
         digest: of that content.
         published_digest: of what is published now; None when nothing is.
         expected: the target's version that the plan was computed against; None when absent.
+        differences: all that changes in the entity's two lists, sorted by name.
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         reads_began_at: when the earliest of its reads began.
@@ -72,6 +96,7 @@ class Plan:
     expected: str | None
     unchanged: bool
     changes: Changes
+    differences: tuple[Difference, ...]
     reasons_held: tuple[str, ...]
     reads_began_at: datetime
     published_last_sync: str | None
@@ -142,8 +167,12 @@ def make_plan(
     check_entity(entity)
     content = render_entity(entity, source_sha=source_sha, last_sync=now)
     current = read_published(published, identity) if published is not None else None
-    live = {line["name"]: line for line in entity["spec"]["repositories"]}
-    changes = _changes(current.repositories if current else {}, live)
+    differences = tuple(_differences(current, entity["spec"]))
+    changes = _changes(
+        differences,
+        live=[line["name"] for line in entity["spec"]["repositories"]],
+        listed=current.repositories if current else (),
+    )
     return Plan(
         source_sha=source_sha,
         content=content,
@@ -152,6 +181,7 @@ def make_plan(
         expected=expected,
         unchanged=published is not None and same_content(published, content),
         changes=changes,
+        differences=differences,
         reasons_held=_reasons(current, changes, registry, inventory, limits),
         reads_began_at=reads_began_at,
         published_last_sync=current.last_sync if current else None,
@@ -164,28 +194,40 @@ def names_to_prove(published: Collection[str], inventory: Collection[str]) -> li
     return sorted(set(published) - set(inventory))
 
 
-def _changes(old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]) -> Changes:
-    differences = {
-        name: _differences(old[name], new[name]) for name in sorted(old.keys() & new.keys())
-    }
-    updated = {name: fields for name, fields in differences.items() if fields}
+def _differences(current: PublishedEntity | None, spec: Mapping[str, Any]) -> Iterator[Difference]:
+    old = _lines(current.repositories, current.pending) if current else {}
+    new = _lines(*({line["name"]: line for line in spec[key]} for key in _LISTS))
+    for name in sorted(old.keys() | new.keys()):
+        (old_state, old_line), (state, line) = old.get(name, _NOWHERE), new.get(name, _NOWHERE)
+        if old_state != state:
+            yield Difference(name, STATE, old_state, state)
+            continue
+        for key in [*line, *(key for key in old_line if key not in line)]:
+            if old_line.get(key) != line.get(key):
+                # A tampered line may hold anything: what is no text is shown as it is.
+                before = old_line.get(key)
+                shown = None if before is None else str(before)
+                yield Difference(name, str(key), shown, line.get(key))
+
+
+def _lines(
+    live: Mapping[str, Mapping[str, str]], pending: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str | None, Mapping[str, str]]]:
+    lines: dict[str, tuple[str | None, Mapping[str, str]]] = {}
+    for state, listed in ((State.PENDING, pending), (State.LIVE, live)):
+        lines.update((name, (state.value, line)) for name, line in listed.items())
+    return lines
+
+
+def _changes(
+    differences: Iterable[Difference], live: Collection[str], listed: Collection[str]
+) -> Changes:
+    differing = {each.repository for each in differences}
     return Changes(
-        added=tuple(sorted(new.keys() - old.keys())),
-        removed=tuple(sorted(old.keys() - new.keys())),
-        updated=tuple(updated),
-        differences=updated,
+        added=tuple(sorted(set(live) - set(listed))),
+        removed=tuple(sorted(set(listed) - set(live))),
+        updated=tuple(sorted(differing & set(live) & set(listed))),
     )
-
-
-def _differences(
-    old: Mapping[str, str], new: Mapping[str, str]
-) -> dict[str, tuple[str | None, str | None]]:
-    # A tampered line may hold anything: what is no text is shown as it is written.
-    return {
-        key: (None if old.get(key) is None else str(old[key]), new.get(key))
-        for key in [*new, *(key for key in old if key not in new)]
-        if old.get(key) != new.get(key)
-    }
 
 
 def _reasons(

@@ -91,7 +91,8 @@ def parse_documents(
     Raises:
         YamlFault: at the first fault; the documents before it have been yielded.
     """
-    composer = _Composer(text.removeprefix("\ufeff"), scalar, tags_allowed)
+    text = text.removeprefix("\ufeff")
+    composer = _Composer(text, scalar, tags_allowed)
     try:
         yield from composer.documents()
     except yaml.MarkedYAMLError as error:
@@ -99,6 +100,9 @@ def parse_documents(
         problem = error.problem or error.context or "not YAML"
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise YamlFault(f"not YAML: {problem}", line, column) from None
+    except UnicodeDecodeError:
+        # libyaml gives the bytes of a %-escaped tag unchecked.
+        raise YamlFault("not YAML: a tag is no UTF-8 text", *composer.place) from None
     except yaml.reader.ReaderError as error:
         line, column = _place_of_byte(text, error.position)
         raise YamlFault(f"not YAML: {error.reason}", line, column) from None
@@ -109,24 +113,34 @@ class _Composer:
 
     def __init__(self, text: str, scalar: Callable[[str, bool], Value], tags: bool) -> None:
         self._parser = CParser(text)
+        self._last: Any = None
         self._scalar = scalar
         self._tags_allowed = tags
-        self._anchors: dict[str, tuple[Value, int, bool]] = {}
+        self._anchors: dict[str, tuple[Value, int, bool] | None] = {}
         self._aliased = 0
         self._key_places: dict[str, tuple[int, int]] = {}
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the last event that could be read ends."""
+        mark = self._last.end_mark if self._last else None
+        return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+    def _next(self) -> Any:
+        self._last = self._parser.get_event()
+        return self._last
+
     def documents(self) -> Iterator[Document]:
-        next_event = self._parser.get_event
-        next_event()  # StreamStart
-        while isinstance(event := next_event(), yaml.DocumentStartEvent):
+        self._next()  # StreamStart
+        while isinstance(event := self._next(), yaml.DocumentStartEvent):
             self._anchors = {}
             self._aliased = 0
             self._key_places = {}
-            start = next_event()
+            start = self._next()
             value, _, _ = self._node(start, 0)
             line, column = _place(start)
             yield Document(value, line, column, self._key_places)
-            next_event()  # DocumentEnd
+            self._next()  # DocumentEnd
         assert isinstance(event, yaml.StreamEndEvent)
 
     def _node(self, event: Any, depth: int) -> tuple[Value, int, bool]:
@@ -134,16 +148,18 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             self._refuse_tag(event)
             plain = not event.style and event.tag is None
-            value = self._scalar(event.value, plain)
+            node = self._scalar(event.value, plain), _weight(event.value), plain
             if event.anchor:
-                self._anchors[event.anchor] = (value, 1, plain)
-            return value, 1, plain
+                self._anchors[event.anchor] = node
+            return node
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if depth >= MAX_DEPTH:
             raise YamlFault(f"nested deeper than {MAX_DEPTH} levels", *_place(event))
         self._refuse_tag(event)
         anchor = event.anchor
+        if anchor:
+            self._anchors[anchor] = None
         value, nodes = (
             self._sequence(depth)
             if isinstance(event, yaml.SequenceStartEvent)
@@ -153,10 +169,12 @@ class _Composer:
             self._anchors[anchor] = (value, nodes, False)
         return value, nodes, False
 
-    def _alias(self, event: yaml.AliasEvent) -> tuple[Value, int, bool]:
-        known = self._anchors.get(event.anchor or "")
+    def _alias(self, event: Any) -> tuple[Value, int, bool]:
+        known = self._anchors.get(event.anchor)
         if known is None:
-            raise YamlFault(f"alias *{event.anchor} has no anchor before it", *_place(event))
+            inside = event.anchor in self._anchors
+            problem = "stands inside its own anchor" if inside else "has no anchor before it"
+            raise YamlFault(f"alias *{event.anchor} {problem}", *_place(event))
         self._aliased += known[1]
         if self._aliased > MAX_ALIASED_NODES:
             raise YamlFault(
@@ -167,7 +185,7 @@ class _Composer:
     def _sequence(self, depth: int) -> tuple[list[Value], int]:
         items: list[Value] = []
         nodes = 1
-        while not isinstance(event := self._parser.get_event(), yaml.SequenceEndEvent):
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             value, count, _ = self._node(event, depth + 1)
             items.append(value)
             nodes += count
@@ -175,18 +193,21 @@ class _Composer:
 
     def _mapping(self, depth: int) -> tuple[dict[str, Value], int]:
         items: dict[str, Value] = {}
-        merged: list[Value] = []
+        merged: list[dict[str, Value]] = []
         nodes = 1
-        while not isinstance(event := self._parser.get_event(), yaml.MappingEndEvent):
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             if not isinstance(event, yaml.ScalarEvent):
                 raise YamlFault("a key must be plain text", *_place(event))
             self._refuse_tag(event)
             key = event.value
             place = _place(event)
-            value, count, _ = self._node(self._parser.get_event(), depth + 1)
-            nodes += count + 1
+            value, count, _ = self._node(self._next(), depth + 1)
+            nodes += count + _weight(key)
             if key == "<<" and not event.style:
-                merged.extend(value if isinstance(value, list) else [value])
+                sources = value if isinstance(value, list) else [value]
+                if not all(isinstance(source, dict) for source in sources):
+                    raise YamlFault("only mappings can be merged", *place)
+                merged.extend(sources)
                 continue
             if key in items:
                 raise YamlFault(f"the key {key!r} stands twice in one mapping", *place)
@@ -196,8 +217,8 @@ class _Composer:
             if depth == 0:
                 self._key_places[key] = place
         for source in merged:
-            if isinstance(source, dict):
-                items = {**source, **items}
+            for key, value in source.items():
+                items.setdefault(key, value)
         return items, nodes
 
     def _refuse_tag(self, event: Any) -> None:
@@ -209,6 +230,11 @@ class _Composer:
         if tag in _COLLECTION_TAGS and not isinstance(event, yaml.ScalarEvent):
             return
         raise YamlFault(f"the tag {tag} is not allowed: only plain data is read", *_place(event))
+
+
+def _weight(text: str) -> int:
+    """How many values a text counts for when aliases multiply it."""
+    return 1 + len(text) // 100
 
 
 def _place(event: Any) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -35,25 +34,19 @@ class PublishConfig(dg.Config):
     """The `plan_hash` of a held plan that may be published."""
 
 
-@dataclass(frozen=True)
-class MirrorAssets:
-    """A mirror's assets, and the external ones at both ends of its lineage."""
+def mirror_assets(mirror: Mirror) -> list[dg.AssetsDefinition]:
+    """Define the assets of one mirror up to the publication."""
+    return [
+        _governance_catalog(mirror),
+        _ecr_inventory(mirror),
+        _reconciled_registry(mirror),
+        _published_entity(mirror),
+    ]
 
-    computed: list[dg.AssetsDefinition]
-    external: list[dg.AssetSpec]
 
-
-def mirror_assets(mirror: Mirror) -> MirrorAssets:
-    """Define the assets of one mirror."""
-    return MirrorAssets(
-        computed=[
-            _governance_catalog(mirror),
-            _ecr_inventory(mirror),
-            _reconciled_registry(mirror),
-            _published_entity(mirror),
-        ],
-        external=[_governance_file(mirror), _backstage_entity(mirror)],
-    )
+def external_assets(mirror: Mirror) -> list[dg.AssetSpec]:
+    """Define what a mirror reads and what Backstage makes of it: observed, never computed."""
+    return [_governance_file(mirror), _ecr_registry(mirror), _backstage_entity(mirror)]
 
 
 def pool(mirror: Mirror) -> str:
@@ -64,7 +57,7 @@ def pool(mirror: Mirror) -> str:
 def _governance_file(mirror: Mirror) -> dg.AssetSpec:
     source = mirror.governance
     return dg.AssetSpec(
-        [mirror.name, "governance_file"],
+        key_of(mirror, "governance_file"),
         group_name=mirror.name,
         kinds={"git", "yaml"},
         description=f"`{source.path}` on branch `{source.branch}` of `{source.repository}`: what "
@@ -72,11 +65,22 @@ def _governance_file(mirror: Mirror) -> dg.AssetSpec:
     )
 
 
+def _ecr_registry(mirror: Mirror) -> dg.AssetSpec:
+    registry = mirror.registry
+    return dg.AssetSpec(
+        key_of(mirror, "ecr_registry"),
+        group_name=mirror.name,
+        kinds={"aws", "ecr"},
+        description=f"The ECR registry of account `{registry.account_id or 'any'}` in "
+        f"`{registry.region}`: what is really there.",
+    )
+
+
 def _backstage_entity(mirror: Mirror) -> dg.AssetSpec:
     identity = mirror.identity
     return dg.AssetSpec(
-        [mirror.name, "backstage_entity"],
-        deps=[_key(mirror, "published_entity")],
+        key_of(mirror, "backstage_entity"),
+        deps=[key_of(mirror, "published_entity")],
         group_name=mirror.name,
         kinds={"backstage"},
         description=f"`resource:{identity.namespace}/{identity.name}`: what Backstage shows.",
@@ -84,14 +88,14 @@ def _backstage_entity(mirror: Mirror) -> dg.AssetSpec:
 
 
 def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
-    key = _key(mirror, "governance_catalog")
+    key = key_of(mirror, "governance_catalog")
     resource = governance_key(mirror)
 
-    @_asset(
+    @asset_of(
         mirror,
         "governance_catalog",
         kinds={"git", "yaml"},
-        deps=[_key(mirror, "governance_file")],
+        deps=[key_of(mirror, "governance_file")],
         required_resource_keys={resource},
         check_specs=checks.governance_specs(key),
         description="The governance file, read at a commit and parsed: refused whole when the "
@@ -100,7 +104,7 @@ def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
     def governance_catalog(
         context: dg.AssetExecutionContext,
     ) -> dg.MaterializeResult[GovernanceRead]:
-        with _told_to_dagster():
+        with told_to_dagster():
             read = controller.read_governance(
                 getattr(context.resources, resource), mirror.governance.path
             )
@@ -123,16 +127,17 @@ def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
 def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
     registry, target = registry_key(mirror), publisher_key(mirror)
 
-    @_asset(
+    @asset_of(
         mirror,
         "ecr_inventory",
         kinds={"aws", "ecr"},
+        deps=[key_of(mirror, "ecr_registry")],
         required_resource_keys={registry, target},
         description="Every repository of the registry, read completely or not at all; the absence "
         "of what is published is proved by a look-up.",
     )
     def ecr_inventory(context: dg.AssetExecutionContext) -> dg.MaterializeResult[InventoryRead]:
-        with _told_to_dagster():
+        with told_to_dagster():
             read = controller.read_inventory(
                 getattr(context.resources, registry),
                 getattr(context.resources, target),
@@ -154,16 +159,16 @@ def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
 
 
 def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
-    key = _key(mirror, "reconciled_registry")
+    key = key_of(mirror, "reconciled_registry")
     target = publisher_key(mirror)
 
-    @_asset(
+    @asset_of(
         mirror,
         "reconciled_registry",
         kinds={"python"},
         ins={
-            "governance": dg.AssetIn(_key(mirror, "governance_catalog")),
-            "inventory": dg.AssetIn(_key(mirror, "ecr_inventory")),
+            "governance": dg.AssetIn(key_of(mirror, "governance_catalog")),
+            "inventory": dg.AssetIn(key_of(mirror, "ecr_inventory")),
         },
         required_resource_keys={target},
         check_specs=checks.reconciled_specs(key),
@@ -173,7 +178,7 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
     def reconciled_registry(
         context: dg.AssetExecutionContext, governance: GovernanceRead, inventory: InventoryRead
     ) -> Iterator[Any]:
-        with _told_to_dagster():
+        with told_to_dagster():
             try:
                 planned = controller.plan_publication(
                     mirror, governance, inventory, getattr(context.resources, target)
@@ -196,14 +201,14 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
 
 
 def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
-    key = _key(mirror, "published_entity")
+    key = key_of(mirror, "published_entity")
     target = publisher_key(mirror)
 
-    @_asset(
+    @asset_of(
         mirror,
         "published_entity",
         kinds={"backstage", mirror.publish.kind},
-        ins={"planned": dg.AssetIn(_key(mirror, "reconciled_registry"))},
+        ins={"planned": dg.AssetIn(key_of(mirror, "reconciled_registry"))},
         required_resource_keys={target},
         check_specs=checks.published_specs(key),
         description="The one generated Backstage entity, published where Backstage reads it; "
@@ -213,7 +218,7 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: PublishConfig, planned: PlannedRegistry
     ) -> dg.MaterializeResult[Publication]:
         plan = planned.plan
-        with _told_to_dagster():
+        with told_to_dagster():
             publication = controller.publish(
                 getattr(context.resources, target),
                 plan,
@@ -243,11 +248,11 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
     return published_entity
 
 
-def _key(mirror: Mirror, name: str) -> dg.AssetKey:
+def key_of(mirror: Mirror, name: str) -> dg.AssetKey:
     return dg.AssetKey([mirror.name, name])
 
 
-def _asset(
+def asset_of(
     mirror: Mirror, name: str, *, kinds: set[str], **specific: Any
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Give `dagster.asset` with what all assets of a mirror have in common."""
@@ -256,10 +261,10 @@ def _asset(
         # Dagster would take the return type for the type of every output, the checks' included.
         compute.__annotations__.pop("return", None)
         asset: dg.AssetsDefinition = dg.asset(
-            key=_key(mirror, name),
+            key=key_of(mirror, name),
             group_name=mirror.name,
             kinds=kinds,
-            owners=[_owner(mirror.identity.owner)],
+            owners=_owners(mirror.identity.owner),
             code_version=CODE_VERSION,
             freshness_policy=FRESHNESS,
             pool=pool(mirror),
@@ -271,9 +276,10 @@ def _asset(
     return decorate
 
 
-def _owner(owner: str) -> str:
-    """Dagster's spelling of a Backstage owner such as `group:default/platform-team`."""
-    return "team:" + re.sub(r"[^A-Za-z0-9_-]+", "-", owner.rsplit("/", 1)[-1]).strip("-")
+def _owners(owner: str) -> list[str]:
+    """Spell a Backstage owner such as `group:default/platform-team` as Dagster does, if it can."""
+    team = re.sub(r"[^A-Za-z0-9_-]+", "-", owner.rsplit("/", 1)[-1]).strip("-")
+    return [f"team:{team}"] if team else []
 
 
 def _plan_metadata(mirror: Mirror, planned: PlannedRegistry) -> dict[str, Any]:
@@ -299,7 +305,7 @@ def _preview(content: bytes) -> dg.MarkdownMetadataValue:
 
 
 @contextmanager
-def _told_to_dagster() -> Iterator[None]:
+def told_to_dagster() -> Iterator[None]:
     """Show an error of ours as its words and its way out, without a traceback."""
     try:
         yield

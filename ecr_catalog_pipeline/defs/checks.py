@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import dagster as dg
 
 from ecr_catalog_pipeline.controller import GovernanceRead, Outcome, PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.findings import Severity
+from ecr_catalog_pipeline.core.parity import Change, Verdict
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import tables
@@ -19,6 +21,9 @@ NO_ORPHANS = "no_orphans"
 ENTITY_VALID = "entity_valid"
 REMOVAL_GUARD = "removal_guard"
 PUBLISHED_EQUALS_DESIRED = "published_equals_desired"
+BACKSTAGE_IN_PARITY = "backstage_in_parity"
+TIME_TO_PARITY_WITHIN_SLO = "time_to_parity_within_slo"
+PARITY_IS_FRESH = "parity_is_fresh"
 
 
 def governance_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -62,6 +67,25 @@ def published_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             PUBLISHED_EQUALS_DESIRED,
             asset=asset,
             description="What is published is what governance and AWS call for.",
+        ),
+    ]
+
+
+def parity_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+    """The checks of `backstage_parity`."""
+    return [
+        dg.AssetCheckSpec(
+            BACKSTAGE_IN_PARITY, asset=asset, description="Backstage serves what is published."
+        ),
+        dg.AssetCheckSpec(
+            TIME_TO_PARITY_WITHIN_SLO,
+            asset=asset,
+            description="Every change that this run closed was visible within the SLO.",
+        ),
+        dg.AssetCheckSpec(
+            PARITY_IS_FRESH,
+            asset=asset,
+            description="Parity was verified not longer ago than the SLO.",
         ),
     ]
 
@@ -139,6 +163,45 @@ def published_equals_desired(plan: Plan, publication: Publication) -> dg.AssetCh
         severity=_severity(error=publication.outcome is not Outcome.HELD),
         description=description,
         metadata={"published_digest": publication.digest, "desired_digest": plan.digest},
+    )
+
+
+def backstage_in_parity(verdict: Verdict) -> dg.AssetCheckResult:
+    """Say what Backstage serves instead, and why."""
+    return dg.AssetCheckResult(
+        check_name=BACKSTAGE_IN_PARITY,
+        passed=verdict.parity,
+        description=verdict.reason,
+        metadata={
+            "expected_digest": verdict.expected,
+            "served_digest": verdict.served or "absent",
+        },
+    )
+
+
+def time_to_parity_within_slo(closed: Sequence[Change], slo_seconds: int) -> dg.AssetCheckResult:
+    """Name every closed change that took longer than the SLO."""
+    late = [each for each in closed if each.seconds is not None and each.seconds > slo_seconds]
+    names = ", ".join(f"{each.repository} ({each.seconds:.0f} s)" for each in late[:5])
+    return dg.AssetCheckResult(
+        check_name=TIME_TO_PARITY_WITHIN_SLO,
+        passed=not late,
+        description=f"later than {slo_seconds} s: {names}"
+        if late
+        else f"{len(closed)} changes closed, none later than {slo_seconds} s",
+        metadata={"slo_seconds": slo_seconds, "late": len(late), "closed": len(closed)},
+    )
+
+
+def parity_is_fresh(age: float | None, slo_seconds: int) -> dg.AssetCheckResult:
+    """Compare the age of the last verified parity with the SLO."""
+    return dg.AssetCheckResult(
+        check_name=PARITY_IS_FRESH,
+        passed=age is not None and age <= slo_seconds,
+        description="parity was never verified"
+        if age is None
+        else f"parity was verified {age:.0f} s ago, the SLO is {slo_seconds} s",
+        metadata={"slo_seconds": slo_seconds, **({} if age is None else {"age": age})},
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
 
 from ecr_catalog_pipeline.settings import Mirror
 
@@ -21,7 +24,7 @@ IN_FLIGHT: Final = [
 ]
 
 
-def sync_job(mirror: Mirror, assets: list[dg.AssetsDefinition]) -> dg.UnresolvedAssetJobDefinition:
+def sync_job(mirror: Mirror, assets: list[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:
     """The job that runs all assets of a mirror once, in one process."""
     return dg.define_asset_job(
         sync_job_name(mirror.name),
@@ -38,7 +41,7 @@ def sync_job_name(mirror: str) -> str:
     return f"{mirror}_sync"
 
 
-def sync_schedule(mirror: Mirror, job: dg.UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
     """Every 2 minutes, unless a run of the mirror is queued or under way."""
 
     @dg.schedule(

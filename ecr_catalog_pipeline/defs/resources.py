@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dagster_aws.s3 import S3Resource
 
@@ -14,6 +14,8 @@ from ecr_catalog_pipeline.settings import Mirror
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+NOTIFIER: Final = "notifier"
 
 
 class CatalogS3Resource(S3Resource):
@@ -34,12 +36,18 @@ def mirror_resources(mirror: Mirror, cache: Path) -> Mapping[str, Any]:
         governance_key(mirror): wiring.governance_repo(mirror, cache),
         registry_key(mirror): wiring.ecr_registry(mirror),
         publisher_key(mirror): wiring.publisher(mirror, cache),
+        backstage_key(mirror): wiring.backstage(mirror),
     }
 
 
 def governance_key(mirror: Mirror) -> str:
     """The resource key of the governance repository."""
     return f"{mirror.name}_governance_repo"
+
+
+def backstage_key(mirror: Mirror) -> str:
+    """The resource key of Backstage; None stands there when the mirror names none."""
+    return f"{mirror.name}_backstage"
 
 
 def registry_key(mirror: Mirror) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from ecr_catalog_pipeline.core.findings import Finding
+from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
 
@@ -34,6 +36,31 @@ def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
 def changes(plan_changes: Changes) -> dg.TableMetadataValue:
     """One row a change."""
     return _table(["change", "repository"], _change_rows(plan_changes))
+
+
+def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
+    """One row a change, with its times and its time to parity in seconds."""
+    columns = [
+        *("repository", "field", "old", "new"),
+        *("asked", "basis", "published", "visible", "seconds"),
+    ]
+    return _table(
+        columns,
+        (
+            {
+                "repository": row.repository,
+                "field": row.field,
+                "old": row.old,
+                "new": row.new,
+                "asked": _moment(row.asked_at),
+                "basis": row.basis.value,
+                "published": _moment(row.published_at),
+                "visible": _moment(row.visible_at),
+                "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
+            }
+            for row in rows
+        ),
+    )
 
 
 def diff(plan_changes: Changes) -> dg.MarkdownMetadataValue:
@@ -73,6 +100,10 @@ def _change_rows(plan_changes: Changes) -> Iterator[dict[str, str]]:
     for change in ("added", "removed", "updated"):
         for name in getattr(plan_changes, change):
             yield {"change": change, "repository": name}
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}" if at else ""
 
 
 def _table(columns: list[str], rows: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:

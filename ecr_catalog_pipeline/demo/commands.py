@@ -10,10 +10,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.demo import world as worlds
+from ecr_catalog_pipeline.demo.watch import watch_change
 from ecr_catalog_pipeline.demo.world import DEMO_MIRROR, DemoWorld
-from ecr_catalog_pipeline.settings import load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.settings import Mirror, load_mirrors, mirrors_folder
 
-_NEXT = "The next run, within 2 minutes, shows it."
+_NEXT = "A sensor sees it within seconds."
 
 
 @click.group()
@@ -32,7 +33,7 @@ def run(port: int) -> None:
             f"the demo needs the package {error.name}",
             mend="Install ecr-catalog-pipeline[demo], or run `make run` in a checkout.",
         ) from None
-    run_demo(_world(), Path.cwd(), port)
+    run_demo(_mirror(), Path.cwd(), port)
 
 
 @demo.command()
@@ -77,8 +78,27 @@ def mend() -> None:
     click.echo(f"The governance file is whole again. {_NEXT}")
 
 
+@demo.command()
+@click.argument("name", default="edge-cache")
+@click.option("--seconds", default=180, show_default=True, help="How long to watch at the most.")
+def watch(name: str, seconds: int) -> None:
+    """Change the repository NAME in ECR and watch it pass each stage.
+
+    NAME must be governed. It is created in ECR when it is not there, else deleted.
+    """
+    mirror = _mirror()
+    world = worlds.demo_world(mirror)
+    worlds.share_token(mirror, world)
+    for stage in watch_change(mirror, world, name, seconds):
+        click.echo(stage)
+
+
+def _mirror() -> Mirror:
+    return load_mirrors(mirrors_folder(os.environ)).get(DEMO_MIRROR)
+
+
 def _world() -> DemoWorld:
-    return worlds.demo_world(load_mirrors(mirrors_folder(os.environ)).get(DEMO_MIRROR))
+    return worlds.demo_world(_mirror())
 
 
 def _in_ecr(change: worlds.EcrChange, name: str) -> None:

@@ -10,9 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 import dagster as dg
@@ -21,9 +22,18 @@ from dagster_graphql.client.utils import ReloadRepositoryLocationStatus
 from requests import RequestException  # noqa: TID251 - what Dagster's client raises
 
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
+from ecr_catalog_pipeline.defs.health import UI_VARIABLE
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
+from ecr_catalog_pipeline.demo.backstage_server import backstage_beside
 from ecr_catalog_pipeline.demo.ecr_server import running_ecr
-from ecr_catalog_pipeline.demo.world import DEMO_MIRROR, DemoWorld, build_world
+from ecr_catalog_pipeline.demo.world import (
+    DEMO_MIRROR,
+    DemoWorld,
+    build_world,
+    demo_world,
+    share_token,
+)
+from ecr_catalog_pipeline.settings import Mirror
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120
@@ -33,15 +43,17 @@ LOCATION: Final = "ecr_catalog_pipeline.definitions"
 Stopped = Callable[[], bool]
 
 
-def run_demo(world: DemoWorld, home: Path, ui_port: int) -> None:
+def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
     """Serve the demo until a signal ends it.
 
     Args:
+        mirror: the demo's.
         home: the checkout: Dagster's home and working folder.
 
     Raises:
         CatalogError: a port is taken, or Dagster did not start or ended by itself.
     """
+    world = demo_world(mirror)
     for name in ("workspace.yaml", "dagster.yaml"):
         if not (home / name).is_file():
             raise SettingsError(
@@ -53,10 +65,17 @@ def run_demo(world: DemoWorld, home: Path, ui_port: int) -> None:
         "the demo's ECR",
         "another port in registry.endpoint_url of mirrors/demo.yaml",
     )
+    if mirror.backstage:
+        _check_port(
+            urlsplit(mirror.backstage.url).port or 80,
+            "the demo's Backstage",
+            "another port in backstage.url of mirrors/demo.yaml",
+        )
     log = world.governance.parent / "dagster.log"
     with _stop_signals() as stopped, ExitStack() as stack:
         if build_world(world):
             click.echo(f"Made the demo's git repositories in {world.governance.parent}")
+        share_token(mirror, world)
         stack.enter_context(running_ecr(world))
         click.echo(f"ECR of the demo     {world.endpoint_url}")
         _end_lost_runs(home)
@@ -68,6 +87,9 @@ def run_demo(world: DemoWorld, home: Path, ui_port: int) -> None:
             _first_sync(client, stopped)
         if not stopped():
             click.echo(_welcome(world, ui_port))
+            stack.enter_context(
+                backstage_beside(mirror, world, home, on_ready=lambda: _sync_again(client))
+            )
         while not stopped():
             _check_alive(dagster, log)
             time.sleep(0.2)
@@ -77,11 +99,7 @@ def run_demo(world: DemoWorld, home: Path, ui_port: int) -> None:
 
 def _first_sync(client: DagsterGraphQLClient, stopped: Stopped) -> None:
     """Launch a run at once and wait for its end."""
-    run_id = client.submit_job_execution(
-        sync_job_name(DEMO_MIRROR),
-        repository_location_name=LOCATION,
-        repository_name="__repository__",
-    )
+    run_id = _launch(client)
     click.echo("First sync...       ", nl=False)
     began = time.monotonic()
     ends = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
@@ -89,6 +107,20 @@ def _first_sync(client: DagsterGraphQLClient, stopped: Stopped) -> None:
     if not stopped():
         status = client.get_run_status(run_id)
         click.echo(f"{status.value.lower()} after {time.monotonic() - began:.0f} s")
+
+
+def _launch(client: DagsterGraphQLClient) -> str:
+    return client.submit_job_execution(
+        sync_job_name(DEMO_MIRROR),
+        repository_location_name=LOCATION,
+        repository_name="__repository__",
+    )
+
+
+def _sync_again(client: DagsterGraphQLClient) -> None:
+    """Let the next run ask Backstage now, and not at the next tick of the schedule."""
+    with suppress(DagsterGraphQLClientError, RequestException, OSError):
+        _launch(client)
 
 
 def _welcome(world: DemoWorld, ui_port: int) -> str:
@@ -99,11 +131,12 @@ Look at             http://{HOST}:{ui_port}/asset-groups
 The entity          {world.entity_file}
 The governance file {world.governance_file}
 
-Try, in another terminal, and watch the next run (every 2 minutes, or materialize by hand):
+Try, in another terminal; a sensor sees each within seconds:
   {shown} demo request shop/vouchers    governed as pending: the entity lists it as pending
   {shown} demo delete shop/search       deleted in ECR: a ghost, gone from the entity
   {shown} demo break                    breaks the governance file: refused, the entity stays
   (back again: demo create shop/search, demo mend)
+  {shown} demo watch                    changes something, and times each stage
 
 Ctrl-C stops everything."""
 
@@ -115,7 +148,12 @@ def _dagster(home: Path, ui_port: int, log: Path) -> Iterator[subprocess.Popen[b
         *(sys.executable, "-m", "dagster", "dev", "--workspace", str(home / "workspace.yaml")),
         *("--host", HOST, "--port", str(ui_port)),
     ]
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        UI_VARIABLE: f"http://{HOST}:{ui_port}",
+    }
     with log.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
             command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -75,6 +76,11 @@ class DemoWorld:
         return self.governance.parent / "ecr.json"
 
     @property
+    def backstage_token(self) -> Path:
+        """The file that holds the token of the demo's Backstage."""
+        return self.governance.parent / "backstage-token"
+
+    @property
     def ecr_port(self) -> int:
         """The port of the demo's ECR."""
         port = urlsplit(self.endpoint_url).port
@@ -143,6 +149,21 @@ def build_world(world: DemoWorld) -> bool:
         git(world.catalog, "config", "receive.denyCurrentBranch", "updateInstead")
         made = True
     return made
+
+
+def share_token(mirror: Mirror, world: DemoWorld) -> None:
+    """Put the demo's Backstage token into this process's environment, where it has none yet.
+
+    The token is made once and lies beside the demo's repositories.
+    """
+    variable = mirror.backstage.token_env if mirror.backstage else None
+    if variable is None or os.environ.get(variable):
+        return
+    if not world.backstage_token.exists():
+        world.backstage_token.parent.mkdir(parents=True, exist_ok=True)
+        world.backstage_token.touch(mode=0o600)
+        world.backstage_token.write_text(secrets.token_hex(16), encoding="utf-8")
+    os.environ[variable] = world.backstage_token.read_text(encoding="utf-8").strip()
 
 
 def request_repository(world: DemoWorld, name: str, owner: str) -> None:

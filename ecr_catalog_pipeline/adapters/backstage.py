@@ -1,0 +1,90 @@
+"""Asks a Backstage catalog what it serves. What the answer means is decided in `core.parity`."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+
+import urllib3
+
+from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+
+CONNECT_SECONDS: Final = 3
+READ_SECONDS: Final = 10
+_DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+
+class BackstageCatalog:
+    """One Backstage. The token is read from its variable at each call and never kept."""
+
+    def __init__(self, url: str, token_env: str | None = None) -> None:
+        self.url = url
+        self._token_env = token_env
+
+    def entity(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Give the Resource of that name as it is served; None when there is none.
+
+        Raises:
+            BackstageUnavailable: it does not answer, or not to us.
+        """
+        path = f"/api/catalog/entities/by-name/resource/{quote(namespace)}/{quote(name)}"
+        status, body = self._call("GET", path)
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        try:
+            entity = json.loads(body)
+        except ValueError:
+            entity = None
+        if not isinstance(entity, dict):
+            raise self._unavailable("answers with something that is no entity")
+        return entity
+
+    def refresh(self, namespace: str, name: str) -> bool:
+        """Ask for a re-read of the entity's location; False when the entity is unknown.
+
+        Raises:
+            BackstageUnavailable: it does not answer, or not to us.
+        """
+        reference = {"entityRef": f"resource:{namespace}/{name}"}
+        status, _ = self._call("POST", "/api/catalog/refresh", reference)
+        return status != HTTPStatus.NOT_FOUND
+
+    def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json"}
+        token = os.environ.get(self._token_env, "") if self._token_env else ""
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            if payload is None:
+                answer = self._pool.request(method, self.url + path, headers=headers)
+            else:
+                answer = self._pool.request(method, self.url + path, headers=headers, json=payload)
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            raise self._unavailable(f"does not answer: {type(reason).__name__}") from None
+        if answer.status in _DENIED:
+            raise BackstageUnavailable(
+                f"Backstage at {self.url} refuses us with {answer.status}",
+                mend=f"Put a valid token into the environment variable "
+                f"{self._token_env or 'that backstage.token_env names'}.",
+            )
+        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
+            raise self._unavailable(f"answers {method} {path} with {answer.status}")
+        return answer.status, answer.data
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        return urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            retries=urllib3.Retry(total=0, redirect=0),
+        )
+
+    def _unavailable(self, what: str) -> BackstageUnavailable:
+        return BackstageUnavailable(
+            f"Backstage at {self.url} {what}",
+            mend="Check backstage.url, the network and Backstage itself; what is published stays.",
+        )

@@ -1,0 +1,143 @@
+"""Which alert goes out, and when: one when a condition begins, one when it ends, none in between.
+
+One cause, one alert: a condition that follows from another one waits silently while that lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+
+class Signal(StrEnum):
+    """What can be wrong with a mirror."""
+
+    RUN_HUNG = "run-hung"
+    GOVERNANCE_REFUSED = "governance-refused"
+    INVENTORY_FAILED = "inventory-failed"
+    RUN_FAILED = "run-failed"
+    PLAN_HELD = "plan-held"
+    BACKSTAGE_UNREACHABLE = "backstage-unreachable"
+    BACKSTAGE_DIFFERS = "backstage-differs"
+    CHECK_FAILED = "check-failed"
+    PARITY_STALE = "parity-stale"
+
+
+_STOPS_RUNS: Final = frozenset(
+    {Signal.RUN_FAILED, Signal.CHECK_FAILED, Signal.BACKSTAGE_DIFFERS, Signal.PARITY_STALE}
+)
+FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
+    Signal.RUN_HUNG: _STOPS_RUNS,
+    Signal.GOVERNANCE_REFUSED: _STOPS_RUNS,
+    Signal.INVENTORY_FAILED: _STOPS_RUNS,
+    Signal.RUN_FAILED: _STOPS_RUNS - {Signal.RUN_FAILED},
+    Signal.PLAN_HELD: frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE}),
+    Signal.BACKSTAGE_UNREACHABLE: frozenset(
+        {Signal.BACKSTAGE_DIFFERS, Signal.CHECK_FAILED, Signal.PARITY_STALE}
+    ),
+    Signal.BACKSTAGE_DIFFERS: frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE}),
+    Signal.CHECK_FAILED: frozenset({Signal.PARITY_STALE}),
+}
+"""What follows from each signal, and says nothing new while it lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that is wrong now: since when, why, and what to do."""
+
+    signal: Signal
+    since: datetime
+    cause: str
+    mend: str
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A condition that an alert has begun for, or is about to; `delivered` once it arrived."""
+
+    condition: Condition
+    delivered: bool = False
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What goes out to people. The key is the same at the beginning, at the end, and always."""
+
+    mirror: str
+    condition: Condition
+    ended_at: datetime | None
+    last_good: str
+
+    @property
+    def key(self) -> str:
+        """The deduplication key."""
+        return f"ecr-catalog/{self.mirror}/{self.condition.signal}"
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        what = self.condition.signal.replace("-", " ")
+        return f"[{self.mirror}] {'RECOVERED: ' if self.ended_at else ''}{what}"
+
+    @property
+    def body(self) -> str:
+        """Everything a person needs, a line each."""
+        condition = self.condition
+        lines = [f"Mirror: {self.mirror}", f"Since: {condition.since:%Y-%m-%d %H:%M:%S} UTC"]
+        if self.ended_at:
+            lines.append(f"Ended: {self.ended_at:%Y-%m-%d %H:%M:%S} UTC")
+        lines.append(f"Cause: {condition.cause}")
+        lines.append(f"Last good: {self.last_good}")
+        if not self.ended_at:
+            lines.append(f"What to do: {condition.mend}")
+        if condition.link:
+            lines.append(f"Look: {condition.link}")
+        lines.append(f"Key: {self.key}")
+        return "\n".join(lines)
+
+
+def loudest(conditions: Mapping[Signal, Condition]) -> dict[Signal, Condition]:
+    """Leave out what only follows from another condition."""
+    silent = {follower for signal in conditions for follower in FOLLOWS.get(signal, ())}
+    return {signal: each for signal, each in conditions.items() if signal not in silent}
+
+
+def advance(
+    raised: Mapping[Signal, Raised], conditions: Mapping[Signal, Condition], now: datetime
+) -> dict[Signal, Raised]:
+    """Bring the state of every signal up to date.
+
+    A condition that was raised stays raised while it lasts, even when it now follows from another
+    one. One that ended before its beginning was delivered is forgotten.
+    """
+    state: dict[Signal, Raised] = {}
+    begun = loudest(conditions)
+    for signal in Signal:
+        before = raised.get(signal)
+        if before is not None and signal in conditions:
+            state[signal] = replace(before, ended_at=None)
+        elif signal in begun:
+            state[signal] = Raised(begun[signal])
+        elif before is not None and before.delivered:
+            state[signal] = replace(before, ended_at=before.ended_at or now)
+    return state
+
+
+def due(state: Mapping[Signal, Raised]) -> list[Signal]:
+    """The signals whose beginning or end has to be told."""
+    return [signal for signal, each in state.items() if each.ended_at or not each.delivered]
+
+
+def told(state: Mapping[Signal, Raised], signal: Signal) -> dict[Signal, Raised]:
+    """Note that what was due of a signal has arrived."""
+    after = dict(state)
+    if after[signal].ended_at:
+        del after[signal]
+    else:
+        after[signal] = replace(after[signal], delivered=True)
+    return after

@@ -1,0 +1,285 @@
+"""Parity: is what Backstage serves what it should serve, and how long did each change take.
+
+Time to parity runs from `asked_at`, the latest of the times that had to pass before a change could
+be seen by anyone, to the moment when Backstage was seen to serve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, Final
+
+from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, LAST_SYNC, TYPE, content_digest
+from ecr_catalog_pipeline.core.governance import Catalog, Entry
+from ecr_catalog_pipeline.core.plan import Difference, Plan
+
+MAX_OPEN: Final = 1_000
+RECENT: Final = 25
+
+
+class Basis(StrEnum):
+    """Which time had to pass last before a change could be seen."""
+
+    COMMIT = "governance commit"
+    CREATED = "creation in ECR"
+    LAST_READ = "last read that lacked it"
+    LAST_LISTING = "last listing that still held it (upper bound)"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one field of one repository, on its way to being visible.
+
+    Attributes:
+        field: "state" when it enters, leaves or moves between the lists, else the line's field.
+        asked_at: None when no earlier state is known to measure from.
+    """
+
+    repository: str
+    field: str
+    old: str | None
+    new: str | None
+    asked_at: datetime | None
+    basis: Basis
+    published_at: datetime | None = None
+    visible_at: datetime | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it changes."""
+        return self.repository, self.field
+
+    @property
+    def seconds(self) -> float | None:
+        """Time to parity; None while it is not visible, or where it cannot be measured."""
+        if self.asked_at is None or self.visible_at is None:
+            return None
+        return max(0.0, (self.visible_at - self.asked_at).total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The reads that what is published was last known to agree with.
+
+    Attributes:
+        commit: the tip of the governance branch that was read.
+    """
+
+    commit: str
+    governance_began_at: datetime
+    inventory_began_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of when changes were asked for.
+
+    Attributes:
+        committed: when each governed entry that differs from the baseline's was committed.
+        created: when each repository in ECR was created.
+        still_held_at: the start of the last listing that had not changed since the baseline's.
+    """
+
+    baseline: Baseline | None
+    committed: Mapping[str, datetime] = field(default_factory=dict)
+    created: Mapping[str, datetime] = field(default_factory=dict)
+    still_held_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParityState:
+    """What one run tells the next.
+
+    Attributes:
+        open: changes that were not seen in Backstage yet.
+        recent: the last changes that were, newest first.
+        superseded: how many changes were overtaken before they were visible, in all.
+        verified_at: when Backstage was last seen to be in parity.
+    """
+
+    baseline: Baseline | None = None
+    open: tuple[Change, ...] = ()
+    recent: tuple[Change, ...] = ()
+    superseded: int = 0
+    verified_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look at Backstage came to.
+
+    Attributes:
+        expected: the digest that Backstage should serve.
+        served: the digest recomputed from what it serves; None when it serves nothing.
+    """
+
+    parity: bool
+    reason: str
+    expected: str
+    served: str | None
+
+
+def judge(expected: str, served: Mapping[str, Any] | None) -> Verdict:
+    """Compare what Backstage serves with what it should, and name the reason when it differs.
+
+    Args:
+        expected: the content digest of what is published.
+        served: the entity as Backstage gives it; None when it knows none.
+    """
+    if served is None:
+        reason = "Backstage knows no such entity"
+        return Verdict(parity=False, reason=reason, expected=expected, served=None)
+    digest = content_digest(served)
+    if digest == expected:
+        return Verdict(parity=True, reason="in parity", expected=expected, served=digest)
+    return Verdict(
+        parity=False, reason=_why_different(served, digest), expected=expected, served=digest
+    )
+
+
+def judge_plan(plan: Plan, served: Mapping[str, Any] | None) -> Verdict:
+    """Compare what Backstage serves with what a plan says it should, published or not."""
+    verdict = judge(plan.digest, served)
+    if not verdict.parity and not plan.unchanged and verdict.served == plan.published_digest:
+        return replace(verdict, reason=_why_unpublished(plan))
+    return verdict
+
+
+def judge_published(plan: Plan) -> Verdict:
+    """Compare what is published with what a plan says it should be."""
+    reason = "what is published is right; no `backstage:` in the mirror file to ask"
+    return Verdict(
+        parity=plan.unchanged,
+        reason=reason if plan.unchanged else _why_unpublished(plan),
+        expected=plan.digest,
+        served=None,
+    )
+
+
+def entry_changes(history: Sequence[tuple[datetime, Catalog]]) -> dict[str, datetime]:
+    """Tell when each entry got its present form.
+
+    Args:
+        history: the governance catalog at the baseline, then at each later commit, oldest first,
+            with the commits' times.
+
+    Returns:
+        The time for each name whose entry is not what it was at the baseline.
+    """
+    changed: dict[str, datetime] = {}
+    for (_, before), (committed_at, after) in pairwise(history):
+        old, new = _by_name(before), _by_name(after)
+        for name in old.keys() | new.keys():
+            if old.get(name) != new.get(name):
+                changed[name] = committed_at
+    return changed
+
+
+def record_changes(
+    state: ParityState, differences: Iterable[Difference], evidence: Evidence
+) -> ParityState:
+    """Take up what a plan changes; what is no longer wanted was superseded."""
+    wanted = {(each.repository, each.field): each for each in differences}
+    kept: list[Change] = []
+    superseded = state.superseded
+    for change in state.open:
+        now = wanted.get(change.key)
+        if now is None and change.published_at is not None:
+            kept.append(change)
+        elif now is not None and now.new == change.new and change.published_at is None:
+            kept.append(change)
+            del wanted[change.key]
+        else:
+            superseded += 1
+    for each in wanted.values():
+        asked_at, basis = _asked(each, evidence)
+        kept.append(Change(each.repository, each.field, each.old, each.new, asked_at, basis))
+    return replace(state, open=tuple(kept[:MAX_OPEN]), superseded=superseded)
+
+
+def mark_published(state: ParityState, at: datetime) -> ParityState:
+    """Note when the changes that were waiting for it were published."""
+    return replace(
+        state,
+        open=tuple(
+            change if change.published_at else replace(change, published_at=at)
+            for change in state.open
+        ),
+    )
+
+
+def close_published(state: ParityState, at: datetime) -> tuple[ParityState, tuple[Change, ...]]:
+    """Close every published change: Backstage was seen to serve it."""
+    closed = tuple(
+        replace(change, visible_at=at) for change in state.open if change.published_at is not None
+    )
+    still_open = tuple(change for change in state.open if change.published_at is None)
+    recent = (*reversed(closed), *state.recent)[:RECENT]
+    return replace(state, open=still_open, recent=recent, verified_at=at), closed
+
+
+def percentile(values: Collection[float], percent: float) -> float | None:
+    """The nearest-rank percentile; None of nothing."""
+    if not values:
+        return None
+    ranked = sorted(values)
+    rank = max(1, -(-len(ranked) * percent // 100))
+    return ranked[int(rank) - 1]
+
+
+def _asked(difference: Difference, evidence: Evidence) -> tuple[datetime | None, Basis]:
+    """Find the latest of the times that had to pass."""
+    name = difference.repository
+    baseline = evidence.baseline
+    if baseline is None:
+        return None, Basis.UNKNOWN
+    times: list[tuple[datetime, Basis]] = []
+    committed = evidence.committed.get(name)
+    if committed is not None:
+        times.append((committed, Basis.COMMIT))
+        times.append((baseline.governance_began_at, Basis.LAST_READ))
+    created = evidence.created.get(name)
+    if difference.becomes_live and created and created > baseline.inventory_began_at:
+        times.append((created, Basis.CREATED))
+    if not times and difference.leaves_live:
+        held = evidence.still_held_at or baseline.inventory_began_at
+        times.append((max(held, baseline.inventory_began_at), Basis.LAST_LISTING))
+    if not times:
+        times.append((baseline.inventory_began_at, Basis.LAST_READ))
+    return max(times)
+
+
+def _why_unpublished(plan: Plan) -> str:
+    if plan.held:
+        return f"a plan is held: {'; '.join(plan.reasons_held)}"
+    if plan.published_digest is None:
+        return "nothing is published yet"
+    return f"a change waits for the next run; the last publication is of {plan.published_last_sync}"
+
+
+def _why_different(served: Mapping[str, Any], digest: str) -> str:
+    metadata = served.get("metadata") or {}
+    annotations = metadata.get("annotations") or {}
+    spec = served.get("spec") or {}
+    errors = [
+        str((item.get("error") or {}).get("message") or item.get("message"))
+        for item in (served.get("status") or {}).get("items") or []
+        if item.get("level") == "error"
+    ]
+    location = annotations.get("backstage.io/managed-by-location", "an unknown location")
+    if errors:
+        return f"Backstage rejects what it reads from {location}: {errors[0]}"
+    if spec.get("type") != TYPE or CONTENT_DIGEST not in annotations:
+        return f"someone else's entity stands under our name, from {location}"
+    if annotations[CONTENT_DIGEST] == digest:
+        return f"an older version is served, of {annotations.get(LAST_SYNC)}, from {location}"
+    return f"the content was tampered with on its way from {location}"
+
+
+def _by_name(catalog: Catalog) -> dict[str, Entry]:
+    return {entry.name: entry for entry in catalog.entries}

@@ -1,0 +1,197 @@
+"""The asset that asks Backstage, and measures how long each change took to be visible."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+from pydantic import TypeAdapter
+
+from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
+from ecr_catalog_pipeline.controller import (
+    GovernanceRead,
+    InventoryRead,
+    Outcome,
+    PlannedRegistry,
+    Publication,
+    now_utc,
+)
+from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+from ecr_catalog_pipeline.core.parity import (
+    Change,
+    ParityState,
+    Verdict,
+    close_published,
+    percentile,
+)
+from ecr_catalog_pipeline.defs import checks, tables
+from ecr_catalog_pipeline.defs.assets import asset_of, key_of, told_to_dagster
+from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key, governance_key
+from ecr_catalog_pipeline.settings import Mirror
+
+STATE: Final = "state"
+DATA_VERSION_TAG: Final = "dagster/data_version"
+STILL_HELD_TAG: Final = "ecr_catalog/unchanged_until"
+
+_STATE_TYPE: Final = TypeAdapter(ParityState)
+
+
+def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
+    """Define `backstage_parity` of a mirror."""
+    key = key_of(mirror, "backstage_parity")
+    repo, backstage = governance_key(mirror), backstage_key(mirror)
+
+    @asset_of(
+        mirror,
+        "backstage_parity",
+        kinds={"backstage"},
+        ins={
+            "governance": dg.AssetIn(key_of(mirror, "governance_catalog")),
+            "inventory": dg.AssetIn(key_of(mirror, "ecr_inventory")),
+            "planned": dg.AssetIn(key_of(mirror, "reconciled_registry")),
+            "publication": dg.AssetIn(key_of(mirror, "published_entity")),
+        },
+        deps=[key_of(mirror, "backstage_entity")],
+        required_resource_keys={repo, backstage, NOTIFIER},
+        check_specs=checks.parity_specs(key),
+        description="What Backstage serves, compared with what is published, and the time to "
+        "parity of every change: from when it was asked for to when Backstage showed it.",
+    )
+    def backstage_parity(
+        context: dg.AssetExecutionContext,
+        governance: GovernanceRead,
+        inventory: InventoryRead,
+        planned: PlannedRegistry,
+        publication: Publication,
+    ) -> dg.MaterializeResult[Any]:
+        resources = context.resources
+        with told_to_dagster():
+            state = controller.track_changes(
+                latest_state(context.instance, mirror),
+                getattr(resources, repo),
+                governance=governance,
+                inventory=inventory,
+                planned=planned,
+                publication=publication,
+                still_held_at=_still_held_at(context),
+            )
+        verdict = _verdict(context, mirror, getattr(resources, backstage), publication)
+        closed: tuple[Change, ...] = ()
+        if verdict.parity:
+            at = _visible_at(context.instance, mirror, publication, state)
+            state, closed = close_published(state, at)
+            resources.notifier.ping()
+        now = now_utc()
+        age = (now - state.verified_at).total_seconds() if state.verified_at else None
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(verdict.served or "absent"),
+            metadata={
+                "in_parity": verdict.parity,
+                "reason": verdict.reason,
+                "expected_digest": verdict.expected,
+                "served_digest": verdict.served or "",
+                **_figures(closed, age),
+                "changes_open": len(state.open),
+                "changes_superseded": state.superseded,
+                "last_changes": tables.parity_changes([*state.open, *state.recent]),
+                "alerts": _who_listens(resources.notifier.is_heard),
+                STATE: dg.MetadataValue.json(_STATE_TYPE.dump_python(state, mode="json")),
+            },
+            check_results=[
+                checks.backstage_in_parity(verdict),
+                checks.time_to_parity_within_slo(closed, mirror.parity.slo_seconds),
+                checks.parity_is_fresh(age, mirror.parity.slo_seconds),
+            ],
+        )
+
+    return backstage_parity
+
+
+def latest_state(instance: dg.DagsterInstance, mirror: Mirror) -> ParityState:
+    """Give what the last run told this one, out of the event log."""
+    event = instance.get_latest_materialization_event(key_of(mirror, "backstage_parity"))
+    materialization = event.asset_materialization if event else None
+    if materialization is None or STATE not in materialization.metadata:
+        return ParityState()
+    return _STATE_TYPE.validate_python(materialization.metadata[STATE].value)
+
+
+def served_observation(mirror: Mirror, verdict: Verdict) -> dg.AssetObservation:
+    """Note in the lineage what Backstage was seen to serve."""
+    return dg.AssetObservation(
+        key_of(mirror, "backstage_entity"),
+        tags={DATA_VERSION_TAG: verdict.served or "absent"},
+        metadata={"in_parity": verdict.parity, "reason": verdict.reason},
+    )
+
+
+def _verdict(
+    context: dg.AssetExecutionContext, mirror: Mirror, backstage: Any, publication: Publication
+) -> Verdict:
+    expected = publication.digest
+    if backstage is None:
+        return Verdict(
+            parity=publication.equals_desired,
+            reason="no `backstage:` in the mirror file: parity is measured to the publication",
+            expected=expected,
+            served=expected,
+        )
+    try:
+        verdict = controller.verify(backstage, mirror.identity, expected)
+    except BackstageUnavailable as error:
+        return Verdict(parity=False, reason=str(error), expected=expected, served=None)
+    context.log_event(served_observation(mirror, verdict))
+    if publication.outcome is Outcome.HELD and verdict.parity:
+        return Verdict(
+            parity=True,
+            reason="in parity with the last good entity; a plan is held",
+            expected=expected,
+            served=verdict.served,
+        )
+    return verdict
+
+
+def _visible_at(
+    instance: dg.DagsterInstance, mirror: Mirror, publication: Publication, state: ParityState
+) -> datetime:
+    """When Backstage was first seen to serve what is published: now, or by the watch before."""
+    now = now_utc()
+    if mirror.backstage is None:
+        return publication.published_at or now
+    waiting = [change.published_at for change in state.open if change.published_at]
+    if not waiting or publication.published_at:
+        return now
+    seen = instance.fetch_observations(key_of(mirror, "backstage_entity"), limit=20).records
+    times = [
+        datetime.fromtimestamp(record.timestamp, UTC)
+        for record in seen
+        if (record.asset_observation.tags if record.asset_observation else {}).get(DATA_VERSION_TAG)
+        == publication.digest
+    ]
+    return min((at for at in times if at >= max(waiting)), default=now)
+
+
+def _still_held_at(context: dg.AssetExecutionContext) -> datetime | None:
+    value = context.run.tags.get(STILL_HELD_TAG)
+    return datetime.fromisoformat(value) if value else None
+
+
+def _figures(closed: Sequence[Change], age: float | None) -> dict[str, float | int]:
+    seconds = [each.seconds for each in closed if each.seconds is not None]
+    figures = {
+        "time_to_parity_p50": percentile(seconds, 50),
+        "time_to_parity_p95": percentile(seconds, 95),
+        "time_to_parity_max": max(seconds, default=None),
+        "age_of_verified_parity": age,
+    }
+    known: dict[str, float | int] = {
+        name: round(value, 2) for name, value in figures.items() if value is not None
+    }
+    return {"changes_closed": len(closed), **known}
+
+
+def _who_listens(heard: bool) -> str:
+    if heard:
+        return f"go to the URLs of {ALERT_URLS_VARIABLE}"
+    return f"nobody is listening: {ALERT_URLS_VARIABLE} is not set, alerts only reach the log"

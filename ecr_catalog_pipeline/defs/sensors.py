@@ -1,0 +1,281 @@
+"""The two sensors of a mirror: one starts a run when something moved, one tells people.
+
+Each evaluation asks, leaves the decision to `core`, and writes down what it knows in its cursor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+from pydantic import TypeAdapter
+
+from ecr_catalog_pipeline.adapters.notify import Notifier
+from ecr_catalog_pipeline.controller import now_utc
+from ecr_catalog_pipeline.core.alerts import (
+    Alert,
+    Condition,
+    Raised,
+    Signal,
+    advance,
+    due,
+    told,
+)
+from ecr_catalog_pipeline.core.errors import BackstageUnavailable, CatalogError
+from ecr_catalog_pipeline.core.parity import judge
+from ecr_catalog_pipeline.defs.assets import key_of
+from ecr_catalog_pipeline.defs.health import Health, read_health
+from ecr_catalog_pipeline.defs.jobs import in_flight
+from ecr_catalog_pipeline.defs.parity import (
+    DATA_VERSION_TAG,
+    STILL_HELD_TAG,
+    served_observation,
+)
+from ecr_catalog_pipeline.defs.resources import (
+    NOTIFIER,
+    backstage_key,
+    governance_key,
+    registry_key,
+)
+from ecr_catalog_pipeline.settings import Mirror
+
+CHANGE_SECONDS: Final = 10
+# The daemon looks every 5 s whether a sensor is due: 9 makes it every 10.
+WATCH_SECONDS: Final = 9
+PAGE_SIZE: Final = 1_000
+VISIBLE_GRACE: Final = timedelta(seconds=25)
+"""How long Backstage may serve an older version after a publication before that is a condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the change sensor saw last.
+
+    Attributes:
+        sequence: counts the changes; part of the run key, since a registry can return to an
+            earlier fingerprint.
+        unchanged_until: the start of the last look that found this fingerprint.
+    """
+
+    sequence: int
+    blob: str
+    fingerprint: str
+    unchanged_until: datetime
+    pages: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the parity watch keeps between two looks."""
+
+    raised: Mapping[Signal, Raised]
+    served: str = ""
+    verified_at: datetime | None = None
+
+
+_SEEN: Final = TypeAdapter(Seen)
+_WATCHED: Final = TypeAdapter(Watched)
+
+
+def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """Start a run as soon as the governance file or the registry has changed."""
+    repo, registry = governance_key(mirror), registry_key(mirror)
+
+    @dg.sensor(
+        name=f"{mirror.name}_changes",
+        job=job,
+        minimum_interval_seconds=CHANGE_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={repo, registry},
+        description="Has the governance file moved, has the ECR registry changed? Then a run at "
+        "once.",
+    )
+    def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        before = _SEEN.validate_json(context.cursor) if context.cursor else None
+        began = now_utc()
+        if before and began - before.unchanged_until < timedelta(seconds=before.pages):
+            return dg.SkipReason(f"a listing of {before.pages} pages is read less often")
+        if in_flight(context.instance, mirror.name):
+            return dg.SkipReason("a run of this mirror is queued or under way")
+        try:
+            blob = getattr(context.resources, repo).read().blob
+            inventory = getattr(context.resources, registry).read({})
+        except CatalogError as error:
+            return dg.SkipReason(f"cannot look: {error}")
+        now = Seen(
+            sequence=before.sequence if before else 0,
+            blob=blob,
+            fingerprint=inventory.fingerprint,
+            unchanged_until=began,
+            pages=max(1, -(-len(inventory.repositories) // PAGE_SIZE)),
+        )
+        if before is None:
+            context.update_cursor(_SEEN.dump_json(now).decode())
+            return dg.SkipReason("first look: nothing to compare with")
+        moved = _moved(mirror, before, now)
+        if not moved:
+            context.update_cursor(_SEEN.dump_json(now).decode())
+            return dg.SkipReason(f"no change: {len(inventory.repositories)} repositories as before")
+        now = Seen(before.sequence + 1, now.blob, now.fingerprint, now.unchanged_until, now.pages)
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=f"{mirror.name}/{now.sequence}/{now.blob[:12]}/{now.fingerprint[-12:]}",
+                    tags={
+                        STILL_HELD_TAG: before.unchanged_until.isoformat(),
+                        "ecr_catalog/moved": ", ".join(each.asset_key.path[-1] for each in moved),
+                    },
+                )
+            ],
+            asset_events=moved,
+            cursor=_SEEN.dump_json(now).decode(),
+        )
+
+    return changes
+
+
+def parity_watch(mirror: Mirror) -> dg.SensorDefinition:
+    """Tell people when something begins to be wrong, and when it ends."""
+    backstage = backstage_key(mirror)
+
+    @dg.sensor(
+        name=f"{mirror.name}_parity_watch",
+        minimum_interval_seconds=WATCH_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={backstage, NOTIFIER},
+        description="One alert when something begins to be wrong, one when it ends: failed or "
+        "hung runs, refused governance, failed inventory, held plans, failed checks, Backstage.",
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        before = _WATCHED.validate_json(context.cursor) if context.cursor else Watched(raised={})
+        now = now_utc()
+        health = read_health(context.instance, mirror, now)
+        conditions = dict(health.conditions)
+        look = _look(mirror, getattr(context.resources, backstage), health, before, now)
+        conditions.update(look.conditions)
+        verified_at = max(filter(None, (look.verified_at, health.verified_at)), default=None)
+        stale = _stale(mirror, verified_at, health, now)
+        if stale:
+            conditions[Signal.PARITY_STALE] = stale
+        raised = advance(before.raised, conditions, now)
+        raised, sent = _tell(context, mirror, raised, verified_at)
+        after = Watched(raised=raised, served=look.served, verified_at=look.verified_at)
+        heard = context.resources.notifier.is_heard
+        return dg.SensorResult(
+            asset_events=look.events,
+            cursor=_WATCHED.dump_json(after).decode(),
+            skip_reason=_words(raised, sent, heard=heard),
+        )
+
+    return watch
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at Backstage adds."""
+
+    conditions: Mapping[Signal, Condition]
+    events: list[dg.AssetObservation]
+    served: str
+    verified_at: datetime | None
+
+
+def _look(mirror: Mirror, backstage: Any, health: Health, before: Watched, now: datetime) -> _Look:
+    """Ask Backstage once; note in the lineage when it serves something else than before."""
+    if backstage is None or health.published_digest is None:
+        return _Look({}, [], before.served, before.verified_at)
+    try:
+        served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
+    except BackstageUnavailable as error:
+        condition = Condition(
+            Signal.BACKSTAGE_UNREACHABLE,
+            _since(before, Signal.BACKSTAGE_UNREACHABLE, now),
+            error.problem,
+            error.mend,
+            health.link,
+        )
+        return _Look({condition.signal: condition}, [], before.served, before.verified_at)
+    verdict = judge(health.published_digest, served)
+    digest = verdict.served or "absent"
+    events = [served_observation(mirror, verdict)] if digest != before.served else []
+    if verdict.parity:
+        return _Look({}, events, digest, now)
+    if health.published_at and now - health.published_at < VISIBLE_GRACE:
+        return _Look({}, events, digest, before.verified_at)
+    condition = Condition(
+        Signal.BACKSTAGE_DIFFERS,
+        _since(before, Signal.BACKSTAGE_DIFFERS, now),
+        verdict.reason,
+        "Look at the entity and its location in Backstage; `ecr-catalog verify` says the same.",
+        health.link,
+    )
+    return _Look({condition.signal: condition}, events, digest, before.verified_at)
+
+
+def _stale(
+    mirror: Mirror, verified_at: datetime | None, health: Health, now: datetime
+) -> Condition | None:
+    if verified_at is None:
+        return None
+    limit = timedelta(seconds=mirror.parity.slo_seconds)
+    if now - verified_at <= limit:
+        return None
+    return Condition(
+        Signal.PARITY_STALE,
+        verified_at + limit,
+        f"parity was last verified {(now - verified_at).total_seconds():.0f} s ago, "
+        f"the SLO is {mirror.parity.slo_seconds} s",
+        "Check that the daemon, the schedule and the sensors of this mirror run.",
+        health.link,
+    )
+
+
+def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
+    raised = before.raised.get(signal)
+    return raised.condition.since if raised and not raised.ended_at else now
+
+
+def _tell(
+    context: dg.SensorEvaluationContext,
+    mirror: Mirror,
+    raised: dict[Signal, Raised],
+    verified_at: datetime | None,
+) -> tuple[dict[Signal, Raised], list[Alert]]:
+    """Send what is due; what does not arrive stays due."""
+    notifier: Notifier = context.resources.notifier
+    last_good = f"parity verified {verified_at:%Y-%m-%d %H:%M:%S} UTC" if verified_at else "none"
+    sent = []
+    for signal in due(raised):
+        each = raised[signal]
+        alert = Alert(mirror.name, each.condition, each.ended_at, last_good)
+        if notifier.send(alert):
+            raised = told(raised, signal)
+            sent.append(alert)
+        else:
+            context.log.error("alert not delivered, tried again at the next look: %s", alert.title)
+    return raised, sent
+
+
+def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:
+    """What the tick says in the UI."""
+    wrong = ", ".join(raised) or "all is well"
+    told_now = f"; told: {', '.join(alert.title for alert in sent)}" if sent else ""
+    return wrong + told_now + ("" if heard else "; nobody is listening, no alert URL is set")
+
+
+def _moved(mirror: Mirror, before: Seen, now: Seen) -> list[dg.AssetObservation]:
+    """Observations of the sources that changed, with their new data versions."""
+    moved = []
+    if before.blob != now.blob:
+        moved.append(_observation(mirror, "governance_file", now.blob))
+    if before.fingerprint != now.fingerprint:
+        moved.append(_observation(mirror, "ecr_registry", now.fingerprint))
+    return moved
+
+
+def _observation(mirror: Mirror, name: str, data_version: str) -> dg.AssetObservation:
+    return dg.AssetObservation(key_of(mirror, name), tags={DATA_VERSION_TAG: data_version})

@@ -1,0 +1,599 @@
+"""The command `ecr-catalog` as a user and a pipeline meet it: words, streams, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import pytest
+
+from tests.fakes.aws import Fault
+from tests.integration.worlds import FileTarget, GitTarget, World, a_world
+
+COMMAND: Final = Path(sys.executable).with_name("ecr-catalog")
+FIVE: Final = tuple(f"team/app-{number}" for number in range(5))
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A shell in an empty folder, of a user whose home is empty, too."""
+
+    environment: Mapping[str, str]
+    folder: Path = field(kw_only=True)
+
+    def __call__(self, *arguments: str, **more: str) -> Done:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env={**self.environment, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def on_a_terminal(
+        self, *arguments: str, stream: str = "stdout", **more: str
+    ) -> tuple[str, str]:
+        """Run a command with one of its streams on a terminal.
+
+        Returns:
+            What it wrote there, and what it wrote to the other stream.
+        """
+        ours, theirs = pty.openpty()
+        other = "stderr" if stream == "stdout" else "stdout"
+        with subprocess.Popen(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env={**self.environment, "TERM": "xterm-256color", **more},
+            stdin=subprocess.DEVNULL,
+            text=True,
+            **{stream: theirs, other: subprocess.PIPE},  # type: ignore[call-overload]
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            # A terminal that nobody writes to any more reads as an error.
+            try:
+                while read := os.read(ours, 65_536):
+                    shown += read
+            except OSError:
+                pass
+            pipe = process.stdout or process.stderr
+            assert pipe is not None
+            said = pipe.read()
+        os.close(ours)
+        return shown.decode(), said
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with a_world(tmp_path, FileTarget(tmp_path)) as world:
+        yield world
+
+
+@pytest.fixture
+def shell(world: World, tmp_path: Path) -> Shell:
+    return shell_in(world, tmp_path)
+
+
+def shell_in(world: World, tmp_path: Path) -> Shell:
+    folder, scratch = tmp_path / "here", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    return Shell({**world.environ(tmp_path / "user"), "TMPDIR": str(scratch)}, folder=folder)
+
+
+def assert_an_error(done: Done, *words: str) -> None:
+    """One sentence on stderr, nothing on stdout, no traceback, exit code 1."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "defect of ours" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def drift(world: World) -> None:
+    """Publish five repositories, and then let everything happen that can."""
+    world.have(*FIVE)
+    world.sync()
+    world.have("team/new")
+    world.govern(FIVE[1], status="deprecated")
+    world.fake.delete(FIVE[2])
+    world.govern(FIVE[3], status="decommissioned")
+    world.govern("retired/app", status="decommissioned")
+    world.govern("wanted", status="pending", environment="dev")
+    world.govern("messy", status="activ", risk="extreme", owner="app-team-mess")
+    world.fake.create("messy")
+    world.fake.create("toolbox")
+
+
+# plan
+
+
+def test_plan_prints_the_contract_as_one_json_object(world: World, shell: Shell) -> None:
+    drift(world)
+    before = world.content, world.target.history()
+
+    done = shell("plan", "-m", world.name, "--json")
+
+    assert done.returncode == 2
+    assert done.stderr == ""
+    plan = json.loads(done.stdout)
+
+    def row(name: str, state: str, status: str | None, **more: str | None) -> dict[str, Any]:
+        present = state in {"live", "orphan", "lingering"}
+        account, region = world.fake.account_id, world.fake.region
+        return {
+            "name": name,
+            "state": state,
+            "owner": "platform-team",
+            "risk": "low",
+            "environment": None,
+            "status": status,
+            "uri": f"{account}.dkr.ecr.{region}.amazonaws.com/{name}" if present else None,
+            **more,
+        }
+
+    plan_hash, findings = plan.pop("plan_hash"), plan.pop("findings")
+    assert re.fullmatch("[0-9a-f]{64}", plan_hash)
+    assert plan == {
+        "mirror": "goldenpath",
+        "source_sha": world.governance.git("rev-parse", "HEAD"),
+        "held": False,
+        "counts": {
+            "live": 5,
+            "pending": 1,
+            "ghost": 1,
+            "orphan": 1,
+            "lingering": 1,
+            "retired": 1,
+        },
+        "repositories": [
+            row("messy", "live", None, owner="app-team-mess", risk=None),
+            row("retired/app", "retired", "decommissioned"),
+            row(FIVE[0], "live", "active"),
+            row(FIVE[1], "live", "deprecated"),
+            row(FIVE[2], "ghost", "active"),
+            row(FIVE[3], "lingering", "decommissioned"),
+            row(FIVE[4], "live", "active"),
+            row("team/new", "live", "active"),
+            row("toolbox", "orphan", None, owner=None, risk=None),
+            row("wanted", "pending", "pending", environment="dev"),
+        ],
+        "changes": {
+            "added": ["messy", "team/new"],
+            "removed": [FIVE[2], FIVE[3]],
+            "updated": [FIVE[1]],
+        },
+    }
+    assert {(each["repository"], each["rule"]) for each in findings} == {
+        ("messy", "status-unknown"),
+        ("messy", "risk-unknown"),
+    }
+    for finding in findings:
+        assert set(finding) == {"rule", "severity", "repository", "message", "remediation"}
+        assert finding["severity"] in {"error", "warning", "info"}
+        assert finding["message"]
+        assert finding["remediation"]
+    assert (world.content, world.target.history()) == before, "it publishes nothing"
+
+
+def test_plan_reads_like_a_plan(world: World, shell: Shell) -> None:
+    drift(world)
+
+    done = shell("plan", "-m", world.name)
+
+    assert done.returncode == 2
+    assert "\x1b" not in done.stdout + done.stderr, "no colour for a pipe"
+    lines = done.stdout.splitlines()
+    signed = [line.strip() for line in lines if re.match(r" *[+~-] ", line)]
+    assert [line for line in signed if line[0] == "+"] == ["+ messy", "+ team/new"]
+    assert [line for line in signed if line[0] == "-"] == [f"- {FIVE[2]}", f"- {FIVE[3]}"]
+    (updated,) = (line for line in signed if line[0] == "~")
+    assert updated.startswith(f"~ {FIVE[1]} ")
+    assert "active -> deprecated" in updated
+    assert any(re.search(r"\b(error|warning)\b.*messy.*status-unknown", line) for line in lines)
+    assert any(re.search(r"\bghost\b.*team/app-2", line) for line in lines)
+    summaries = [line for line in lines if line.startswith("Plan: ")]
+    assert summaries == [lines[-1]]
+    assert summaries[0].startswith("Plan: 2 to add, 1 to update, 2 to remove.")
+
+
+def test_plan_exits_with_what_it_found(world: World, shell: Shell) -> None:
+    world.have(*FIVE)
+    first = shell("plan", "-m", world.name, "--json")
+    assert first.returncode == 2
+    assert json.loads(first.stdout)["changes"]["added"] == list(FIVE)
+    assert world.content is None
+
+    world.sync()
+    unchanged = shell("plan", "-m", world.name)
+    assert unchanged.returncode == 0
+    assert "No changes" in unchanged.stdout
+    nothing = json.loads(shell("plan", "-m", world.name, "--json").stdout)
+    assert nothing["changes"] == {"added": [], "removed": [], "updated": []}
+    assert re.fullmatch("[0-9a-f]{64}", nothing["plan_hash"])
+
+    for name in FIVE[:3]:
+        world.fake.delete(name)
+    held = shell("plan", "-m", world.name, "--json")
+    assert held.returncode == 3
+    assert json.loads(held.stdout)["held"] is True
+    told = shell("plan", "-m", world.name)
+    assert told.returncode == 3
+    assert json.loads(held.stdout)["plan_hash"] in told.stdout
+    assert "3 of 5 repositories (60 %)" in told.stdout
+
+
+def test_plan_is_coloured_on_a_terminal_alone(world: World, shell: Shell) -> None:
+    drift(world)
+
+    shown, _ = shell.on_a_terminal("plan", "-m", world.name)
+    assert "\x1b[32m  + messy\x1b[0m" in shown
+    assert "\x1b[31m  - team/app-2\x1b[0m" in shown
+
+    plain, _ = shell.on_a_terminal("plan", "-m", world.name, NO_COLOR="1")
+    assert "\x1b" not in plain
+    assert "  + messy" in plain
+
+    progress, said = shell.on_a_terminal("plan", "-m", world.name, "--json", stream="stderr")
+    assert "reading ECR..." in progress
+    assert json.loads(said)["mirror"] == world.name, "progress never mixes with the answer"
+
+
+# verify, without `backstage:`
+
+
+def test_verify_compares_with_what_is_published(world: World, shell: Shell) -> None:
+    world.have(*FIVE)
+
+    def verify() -> tuple[int, dict[str, Any]]:
+        done = shell("verify", "-m", world.name, "--json")
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+    code, absent = verify()
+    assert code == 2
+    assert set(absent) == {
+        "mirror",
+        "parity",
+        "expected_digest",
+        "served_digest",
+        "published_digest",
+        "reason",
+        "checked_at",
+    }
+    assert (absent["mirror"], absent["parity"]) == (world.name, False)
+    assert (absent["published_digest"], absent["served_digest"]) == (None, None)
+    assert absent["reason"]
+    assert datetime.fromisoformat(absent["checked_at"]).utcoffset() == timedelta()
+
+    world.sync()
+    code, same = verify()
+    assert (code, same["parity"]) == (0, True)
+    assert same["expected_digest"] == same["published_digest"] == absent["expected_digest"]
+
+    world.fake.create("toolbox")
+    code, moved = verify()
+    assert (code, moved["parity"]) == (2, False)
+    assert moved["published_digest"] == same["published_digest"] != moved["expected_digest"]
+
+    world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    assert_an_error(shell("verify", "-m", world.name, "--json"), "Allow ecr:DescribeRepositories")
+
+
+# sync
+
+
+def test_sync_says_what_it_did_and_leaves_nothing_behind(world: World, shell: Shell) -> None:
+    world.have(*FIVE)
+    content = None
+    for outcome in ("published", "unchanged"):
+        done = shell("sync", "-m", world.name)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        first, where = done.stdout.splitlines()
+        assert first.startswith(f"{outcome}: 5 live")
+        assert where == str(world.target.settings()["path"])
+        content = content or world.content
+        assert world.content == content
+    assert list(world.listed) == list(FIVE)
+
+    for left in (shell.folder, Path(shell.environment["HOME"]), Path(shell.environment["TMPDIR"])):
+        assert sorted(left.rglob("*")) == [], "a run without DAGSTER_HOME keeps nothing"
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(world: World, shell: Shell) -> None:
+    caches = shell.folder.parent / "caches"
+    environment = dict(shell.environment)
+    del environment["ECR_CATALOG_CACHE"]
+
+    done = Shell(environment, folder=shell.folder)(
+        "plan", "-m", world.name, XDG_CACHE_HOME=str(caches)
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert [each.name for each in caches.iterdir()] == ["ecr-catalog-pipeline"]
+    assert list(shell.folder.iterdir()) == list(Path(environment["HOME"]).iterdir()) == []
+
+
+def test_sync_holds_until_that_very_plan_is_approved(world: World, shell: Shell) -> None:
+    world.have(*FIVE)
+    world.sync()
+    before = world.content
+    for name in FIVE[:3]:
+        world.fake.delete(name)
+
+    held = shell("sync", "-m", world.name)
+    assert held.returncode == 3
+    assert "held: 3 of 5 repositories (60 %)" in held.stdout
+    approve = re.search(r"sync -m goldenpath --approve ([0-9a-f]{64})$", held.stdout, re.MULTILINE)
+    assert approve
+
+    world.fake.delete(FIVE[3])
+    void = shell("sync", "-m", world.name, "--approve", approve[1])
+    assert void.returncode == 3
+    assert f"{approve[1]} approves another plan" in void.stderr
+    assert world.content == before
+    moved = re.search(r"--approve ([0-9a-f]{64})$", void.stdout, re.MULTILINE)
+    assert moved
+
+    done = shell("sync", "-m", world.name, "--approve", moved[1])
+    assert done.returncode == 0
+    assert done.stdout.startswith("published: 1 live (+0 ~0 -4)")
+    assert list(world.listed) == [FIVE[4]]
+
+
+def test_sync_keeps_its_history_where_dagster_has_a_home(world: World, shell: Shell) -> None:
+    home = shell.folder.parent / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    world.have(*FIVE)
+
+    assert shell("sync", "-m", world.name, DAGSTER_HOME=str(home)).returncode == 0
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        (run,) = instance.get_runs()
+        assert (run.job_name, run.status) == ("goldenpath_sync", dg.DagsterRunStatus.SUCCESS)
+        key = dg.AssetKey(["goldenpath", "published_entity"])
+        event = instance.get_latest_materialization_event(key)
+        assert event is not None
+        assert event.run_id == run.run_id
+    assert list(shell.folder.iterdir()) == []
+
+
+# Errors
+
+
+def test_a_mirror_file_that_cannot_be_used_is_told_with_its_mend(
+    world: World, shell: Shell
+) -> None:
+    (world.mirrors / "broken.yaml").write_text(
+        "governance: {repository: /nowhere}\nregistry: {regoin: eu-west-2}\n"
+        "publish: {kind: file, path: x.yaml}\n"
+    )
+
+    broken = shell("plan", "-m", "broken", "--json")
+    assert_an_error(broken, "broken.yaml", "registry.region: is required", "registry.regoin")
+    unknown = shell("plan", "-m", "nope")
+    assert_an_error(unknown, "there is no mirror 'nope'", "Mirrors here: goldenpath.")
+    assert shell("plan", "-m", world.name).returncode == 2, "the other mirror is usable"
+    nowhere = shell("sync", "-m", world.name, ECR_CATALOG_MIRRORS="/no/such/folder")
+    assert_an_error(nowhere, "the mirrors folder /no/such/folder cannot be read", "Set ECR_CATALOG")
+
+
+def test_sources_that_cannot_be_reached_are_told_with_their_mend(
+    world: World, shell: Shell
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        world.write_mirror(registry={"region": "eu-west-2", "endpoint_url": closed})
+        assert_an_error(
+            shell("plan", "-m", world.name, "--json"), closed, "failed", "Check the network"
+        )
+    world.write_mirror(governance={"repository": "nowhere"})
+    gone = shell("sync", "-m", world.name)
+    assert_an_error(gone, str(world.mirrors / "nowhere"), "Check that governance.repository exists")
+
+
+def test_a_target_that_cannot_be_reached_is_told_with_its_mend(tmp_path: Path) -> None:
+    target = GitTarget(tmp_path)
+    with a_world(tmp_path, target) as world:
+        target.repository.folder.rename(tmp_path / "away")
+        done = shell_in(world, tmp_path)("plan", "-m", world.name)
+
+    assert_an_error(done, "cannot be reached", "Check publish.repository")
+
+
+def test_a_run_that_would_overwrite_a_foreign_file_is_an_error(world: World, shell: Shell) -> None:
+    world.target.overwrite(b"kind: Component\nmetadata: {name: theirs}\n")
+
+    assert_an_error(
+        shell("plan", "-m", world.name), "Component theirs", "Point `publish:` elsewhere"
+    )
+
+
+def test_a_dagster_home_that_is_none_is_told_with_its_mend(world: World, shell: Shell) -> None:
+    done = shell("sync", "-m", world.name, DAGSTER_HOME="/no/such/folder")
+
+    assert_an_error(done, "DAGSTER_HOME", "/no/such/folder")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan",),
+        ("plan", "-m"),
+        ("plan", "-m", "goldenpath", "--yaml"),
+        ("plan", "-m", "goldenpath", "extra"),
+        ("sync", "-m", "goldenpath", "--approve"),
+        ("verify",),
+        ("guard",),
+        ("destroy",),
+    ],
+    ids=" ".join,
+)
+def test_usage_errors_exit_with_1(shell: Shell, arguments: tuple[str, ...]) -> None:
+    done = shell(*arguments)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.match("Usage: |Error: ", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_command_stops_without_a_traceback(world: World, shell: Shell) -> None:
+    world.fake.fail("GetCallerIdentity", Fault.HANG)
+    with subprocess.Popen(
+        [COMMAND, "plan", "-m", world.name, "--json"],
+        env=shell.environment,
+        cwd=shell.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not world.fake.count("GetCallerIdentity") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, told = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert said == ""
+    assert told.strip() == "Stopped."
+
+
+def test_a_reader_that_leaves_early_sees_no_error(world: World, shell: Shell) -> None:
+    world.have(*FIVE)
+    with subprocess.Popen(
+        [COMMAND, "plan", "-m", world.name],
+        env=shell.environment,
+        cwd=shell.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+
+    assert told == ""
+
+
+# guard
+
+RESOURCE: Final = """\
+apiVersion: backstage.io/v1alpha1
+kind: Resource
+metadata:
+  name: {name}
+spec:
+  type: {type}
+"""
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """A folder of Backstage files in which nothing is wrong."""
+    folder = tmp_path / "catalog"
+    (folder / "deep" / "down").mkdir(parents=True)
+    (folder / "component.yaml").write_text(
+        "kind: Component\nmetadata: {name: app}\nspec: {type: container-repository}\n"
+    )
+    (folder / "system.yml").write_text("kind: System\nmetadata: {name: all}\n")
+    (folder / "bucket.yaml").write_text(RESOURCE.format(name="bucket", type="s3-bucket"))
+    (folder / "ours.yaml").write_text(
+        RESOURCE.format(name="goldenpath-ecr-registry", type="container-registry")
+    )
+    (folder / "notes.txt").write_text(RESOURCE.format(name="x", type="ecr-repository"))
+    return folder
+
+
+def test_guard_is_content_with_what_is_no_sprawl(shell: Shell, catalog: Path) -> None:
+    done = shell("guard", str(catalog))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_guard_finds_each_ad_hoc_entity_with_file_and_line(shell: Shell, catalog: Path) -> None:
+    deep = catalog / "deep" / "down" / "all.yml"
+    deep.write_text(
+        "---\n"
+        + RESOURCE.format(name="first", type="ecr-repository")
+        + "---\nkind: Component\nmetadata: {name: between}\n---\n"
+        + RESOURCE.format(name="second", type="aws-ecr-repository")
+    )
+    (catalog / "theirs.yaml").write_text(
+        RESOURCE.format(name="another-registry", type="container-registry")
+    )
+    as_json = catalog / "third.json"
+    as_json.write_text(
+        '{"kind": "Resource", "metadata": {"name": "third"},'
+        ' "spec": {"type": "container-repository"}}\n'
+    )
+
+    done = shell("guard", str(catalog))
+
+    assert done.returncode == 1
+    found = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert {place: words.split(" ")[-2:] for place, words in found.items()} == {
+        f"{deep}:3": ["first", "(ecr-repository)"],
+        f"{deep}:13": ["second", "(aws-ecr-repository)"],
+        f"{catalog / 'theirs.yaml'}:2": ["another-registry", "(container-registry)"],
+        f"{as_json}:1": ["third", "(container-repository)"],
+    }
+    one = shell("guard", str(catalog / "theirs.yaml"))
+    assert one.returncode == 1
+    assert len(one.stdout.splitlines()) == 1
+
+
+def test_guard_warns_of_templates_and_goes_on(shell: Shell, catalog: Path) -> None:
+    template = catalog / "skeleton.yaml"
+    template.write_text("kind: Resource\nmetadata:\n  name: {{ name }}\n{% if x %}\n")
+
+    done = shell("guard", str(catalog))
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert re.match(rf"{re.escape(str(template))}:\d+:\d+: .*warning", done.stderr)
+
+    template.write_text(RESOURCE.format(name="before", type="ecr-repository") + "---\n{% if x %}\n")
+    done = shell("guard", str(catalog))
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{template}:2: ")
+
+
+def test_guard_says_what_it_cannot_read(shell: Shell, catalog: Path) -> None:
+    missing, binary = catalog / "missing.yaml", catalog / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+
+    for unreadable in (missing, binary):
+        done = shell("guard", str(unreadable))
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith(f"{unreadable}: cannot be read: ")
+
+
+def test_guard_needs_no_mirrors(shell: Shell, catalog: Path) -> None:
+    done = shell("guard", str(catalog), ECR_CATALOG_MIRRORS="/no/such/folder")
+
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{catalog / 'ours.yaml'}:2: "), "no mirror here calls it its own"
