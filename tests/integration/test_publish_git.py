@@ -437,11 +437,10 @@ def test_after_a_refusal_nothing_is_remembered_as_published(target: GitTarget) -
 @pytest.mark.parametrize(
     "entry",
     [
-        Entry("#!/bin/sh\n", EXECUTABLE),
         Entry("../../README.md", SYMLINK),
         Entry("3f2c9d1e8b7a6f5c4d3e2b1a0f9e8d7c6b5a4f3e", SUBMODULE),
     ],
-    ids=["an executable", "a symbolic link", "a submodule"],
+    ids=["a symbolic link", "a submodule"],
 )
 def test_what_is_no_plain_file_is_not_overwritten(target: GitTarget, entry: Entry) -> None:
     target.commit({PATH: entry})

@@ -243,6 +243,7 @@ class World:
         self.governance = Repository.create(folder / f"{name}-governance")
         self._entries: dict[str, dict[str, str]] = {}
         self.instance = instance
+        self._loaded: tuple[str, dg.Definitions] | None = None
         self.write_mirror()
         self._write_entries("Govern our container repositories")
 
@@ -345,10 +346,6 @@ class World:
     def definitions(self) -> dg.Definitions:
         return self._definitions({})
 
-    @property
-    def job(self) -> dg.JobDefinition:
-        return self.definitions.resolve_job_def(f"{self.name}_sync")
-
     def sync(
         self,
         *,
@@ -356,7 +353,7 @@ class World:
         overrides: Mapping[str, Any] = {},
         only: Sequence[str] | None = None,
     ) -> Synced:
-        """Run the mirror's job in this process, with adapters of its own as every run has.
+        """Run the mirror's job in this process.
 
         Args:
             overrides: resources to use instead.
@@ -395,11 +392,18 @@ class World:
         }
 
     def _definitions(self, overrides: Mapping[str, Any]) -> dg.Definitions:
-        return build_definitions(
-            load_mirrors(self.mirrors),
-            environ={"ECR_CATALOG_CACHE": str(self.cache)},
-            resource_overrides=overrides,
-        )
+        """Build definitions, or take those of before, as a code server does until it reloads."""
+        settings = self.mirror_file.read_text()
+        if overrides or self._loaded is None or self._loaded[0] != settings:
+            definitions = build_definitions(
+                load_mirrors(self.mirrors),
+                environ={"ECR_CATALOG_CACHE": str(self.cache)},
+                resource_overrides=overrides,
+            )
+            if overrides:
+                return definitions
+            self._loaded = settings, definitions
+        return self._loaded[1]
 
 
 @contextmanager

@@ -1,0 +1,210 @@
+"""A Backstage catalog as a client of its API meets it, on a loopback port, and its faults.
+
+    with FakeBackstage() as backstage:
+        backstage.source = lambda: path.read_bytes()  # what a re-read finds
+        backstage.fail(Fault.SERVER_ERROR)
+
+It knows the two endpoints that we use, and refuses every other one. What is asked of it is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from enum import Enum, auto
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import unquote
+
+import yaml
+
+BY_NAME: Final = "/api/catalog/entities/by-name/"
+REFRESH: Final = "/api/catalog/refresh"
+LOCATION: Final = "url:https://git.example.com/catalog.yaml"
+
+
+class Fault(Enum):
+    """What can go wrong with every call until the fault is cleared."""
+
+    FORBIDDEN = auto()
+    SERVER_ERROR = auto()
+    REDIRECT = auto()  # to a login page, as proxies do
+    GARBAGE = auto()  # status 200 and HTML
+    A_LIST = auto()  # status 200 and JSON that is no entity
+    DROP = auto()  # the connection is closed without an answer
+    HANG = auto()  # no answer until the fault is cleared or the fake closed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One HTTP request."""
+
+    method: str
+    path: str
+    authorization: str | None
+    body: Any = None
+
+
+class FakeBackstage:
+    """A context manager: it serves inside `with`.
+
+    Attributes:
+        token: the bearer token that it insists on; None lets everybody in.
+        source: gives the file that a re-read finds; None finds nothing, and changes nothing.
+        tampering: what happens to an entity between its location and the API.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self.token = token
+        self.source: Callable[[], bytes | None] = lambda: None
+        self.tampering: Callable[[dict[str, Any]], None] = lambda _: None
+        self.asked: list[Asked] = []
+        self.served: dict[str, dict[str, Any]] = {}
+        self._fault: Fault | None = None
+        self._cleared = threading.Event()
+        self._server: ThreadingHTTPServer | None = None
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Serve, at the same port as before if it served before."""
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fake._handle(self)
+
+            def do_POST(self) -> None:
+                fake._handle(self)
+
+            def log_message(self, *_: object) -> None: ...
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+            def handle_error(self, *_: object) -> None:
+                """Say nothing: a client may leave before it has its answer."""
+
+        server = Quiet(("127.0.0.1", self._port), Handler)
+        self._server, self._port = server, server.server_port
+        threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True).start()
+
+    def close(self) -> None:
+        """Close the port; what still hangs is let go."""
+        self.clear()
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    # What it serves
+
+    def serve(self, content: bytes) -> None:
+        """Serve a file from now on, with what Backstage adds."""
+        entity: dict[str, Any] = yaml.safe_load(content)
+        metadata = entity["metadata"]
+        metadata["uid"], metadata["etag"] = "7f3a", "b1"
+        metadata["annotations"]["backstage.io/managed-by-location"] = LOCATION
+        entity["relations"] = [{"type": "ownedBy", "targetRef": "group:default/platform-team"}]
+        self.tampering(entity)
+        self.served[_reference(metadata.get("namespace", "default"), metadata["name"])] = entity
+
+    def reread(self) -> None:
+        """Serve what the location holds now, as the processing loop does by itself."""
+        content = self.source()
+        if content is not None:
+            self.serve(content)
+
+    def forget(self) -> None:
+        """Serve nothing."""
+        self.served.clear()
+
+    def count(self, method: str) -> int:
+        return sum(each.method == method for each in self.asked)
+
+    # What goes wrong
+
+    def fail(self, fault: Fault) -> None:
+        self._cleared.clear()
+        self._fault = fault
+
+    def clear(self) -> None:
+        self._fault = None
+        self._cleared.set()
+
+    # One request
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = json.loads(handler.rfile.read(length)) if length else None
+        authorization = handler.headers.get("Authorization")
+        self.asked.append(Asked(handler.command, handler.path, authorization, body))
+        fault = self._fault
+        if fault is Fault.HANG:
+            self._cleared.wait()
+        if fault in {Fault.HANG, Fault.DROP}:
+            handler.close_connection = True
+            return
+        status, answer = self._answer(handler.command, handler.path, authorization, body, fault)
+        if status == 404 and handler.command == "GET":
+            self.reread()  # its processing finds a new entity by itself, soon
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        handler.send_response(status)
+        if status == 302:
+            handler.send_header("Location", f"{self.url}/login")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    def _answer(
+        self, method: str, path: str, authorization: str | None, body: Any, fault: Fault | None
+    ) -> tuple[int, Any]:
+        if self.token is not None and authorization != f"Bearer {self.token}":
+            return 401, {"error": {"name": "AuthenticationError", "message": "Illegal token"}}
+        spoilt: dict[Fault | None, tuple[int, Any]] = {
+            Fault.FORBIDDEN: (403, {"error": {"name": "NotAllowedError"}}),
+            Fault.SERVER_ERROR: (500, {"error": {"name": "Error"}}),
+            Fault.REDIRECT: (302, b"<html>elsewhere</html>"),
+            Fault.GARBAGE: (200, b"<html>Sign in</html>"),
+            Fault.A_LIST: (200, [1, 2]),
+        }
+        if fault in spoilt:
+            return spoilt[fault]
+        if method == "GET" and path.startswith(f"{BY_NAME}resource/"):
+            parts = path.removeprefix(f"{BY_NAME}resource/").split("/")
+            found = self.served.get(_reference(*map(unquote, parts))) if len(parts) == 2 else None
+            return (200, deepcopy(found)) if found is not None else (404, _NOT_FOUND)
+        if method == "POST" and path == REFRESH:
+            reference = str((body or {}).get("entityRef")).lower()
+            if reference.removeprefix("resource:") not in self.served:
+                return 404, _NOT_FOUND
+            self.reread()
+            return 200, b""
+        return 404, _NOT_FOUND
+
+
+_NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}
+
+
+def _reference(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}".lower()

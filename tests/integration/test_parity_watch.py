@@ -1,0 +1,438 @@
+"""The alert drill: break each thing for real, and count what a real receiver hears."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.events import DagsterEvent, DagsterEventType
+
+from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
+from ecr_catalog_pipeline.core.alerts import Signal
+from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.settings import load_mirrors
+from tests.fakes.aws import FakeAws, Fault
+from tests.fakes.backstage import FakeBackstage
+from tests.fakes.backstage import Fault as BackstageFault
+from tests.integration.worlds import MIRROR, FileTarget, World
+
+NAMES: Final = tuple(f"team/app-{number}" for number in range(5))
+SECRET: Final = "hook-s3cr3t"
+
+
+class Receiver:
+    """Takes what Apprise posts, as long as it is up."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status == 200:
+                    receiver.heard.append(body)
+                self.send_response(receiver.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        port = self._server.server_port
+        return f"json://robot:{SECRET}@127.0.0.1:{port}/{SECRET}/?+X-Key={SECRET}"
+
+    @property
+    def titles(self) -> list[str]:
+        return [each["title"] for each in self.heard]
+
+    @property
+    def keys(self) -> list[str]:
+        return [each["message"].rpartition("Key: ")[2] for each in self.heard]
+
+
+@dataclass
+class Drill:
+    """A mirror in parity, somebody who watches it, and somebody who is told."""
+
+    world: World
+    backstage: FakeBackstage
+    receiver: Receiver
+    cursor: str | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        environ = {**self.environ, "ECR_CATALOG_CACHE": str(self.world.cache)}
+        return build_definitions(load_mirrors(self.world.mirrors), environ=environ)
+
+    def sync(self, *, approve: str | None = None) -> None:
+        self.world.sync(approve=approve)
+
+    def look(self, times: int = 1) -> SensorExecutionData:
+        """Evaluate the watch as the daemon does: new definitions, the cursor of the last time."""
+        definitions = self.definitions
+        sensor = definitions.resolve_sensor_def(f"{MIRROR}_parity_watch")
+        for _ in range(times):
+            with dg.build_sensor_context(
+                instance=self.world.instance,
+                cursor=self.cursor,
+                definitions=definitions,
+                sensor_name=sensor.name,
+            ) as context:
+                tick = sensor.evaluate_tick(context)
+            for event in tick.asset_events:
+                assert isinstance(event, dg.AssetObservation)
+                self.world.instance.report_runless_asset_event(event)
+            self.cursor = tick.cursor
+        return tick
+
+    def heard(self) -> list[str]:
+        """Look several times; give what was told since the last time."""
+        before = len(self.receiver.titles)
+        self.look(times=3)
+        return self.receiver.titles[before:]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
+    with (
+        FakeAws() as aws,
+        FakeBackstage() as backstage,
+        dg.instance_for_test() as instance,
+    ):
+        target = FileTarget(tmp_path)
+        world = World(tmp_path, target, aws, instance, MIRROR)
+        world.write_mirror(backstage={"url": backstage.url})
+        backstage.source = target.content
+        world.have(*NAMES)
+        world.sync()
+        drill = Drill(world, backstage, receiver)
+        drill.environ[ALERT_URLS_VARIABLE] = receiver.url
+        assert drill.heard() == []
+        yield drill
+
+
+def dont_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run look at Backstage once and not wait for it."""
+    monkeypatch.setattr(controller, "VISIBLE_SECONDS", 0)
+    defaults = controller.verify.__kwdefaults__
+    assert defaults is not None
+    if "seconds" in defaults:
+        monkeypatch.setitem(defaults, "seconds", 0)
+
+
+def begins(signal: Signal) -> str:
+    return f"[{MIRROR}] {signal.replace('-', ' ')}"
+
+
+def ends(signal: Signal) -> str:
+    return f"[{MIRROR}] RECOVERED: {signal.replace('-', ' ')}"
+
+
+def delete_most(drill: Drill) -> str:
+    """Delete more than the guard lets pass; gives the hash of the held plan."""
+    for name in NAMES[1:]:
+        drill.world.fake.delete(name)
+    return drill.world.sync().planned.plan.plan_hash
+
+
+# Each thing that can be wrong: one alert when it begins, one when it ends
+
+
+def test_a_mirror_in_parity_says_so_and_tells_nobody(drill: Drill) -> None:
+    tick = drill.look()
+
+    assert tick.skip_message == "all is well"
+    assert drill.receiver.heard == []
+
+
+@pytest.mark.parametrize("how", ["closed", BackstageFault.SERVER_ERROR, BackstageFault.FORBIDDEN])
+def test_a_backstage_that_is_down_is_one_alert(drill: Drill, how: str | BackstageFault) -> None:
+    if isinstance(how, BackstageFault):
+        drill.backstage.fail(how)
+    else:
+        drill.backstage.close()
+
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+    drill.sync()
+    assert drill.heard() == []
+
+    drill.backstage.clear()
+    if how == "closed":
+        drill.backstage.open()
+
+    assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
+    drill.sync()
+    assert drill.heard() == []
+
+
+def test_an_inventory_that_is_denied_is_one_alert(drill: Drill) -> None:
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+
+    assert drill.heard() == [begins(Signal.INVENTORY_FAILED)]
+    drill.world.sync_fails()
+    assert drill.heard() == []
+
+    drill.world.fake.clear()
+    drill.sync()
+    assert drill.heard() == [ends(Signal.INVENTORY_FAILED)]
+
+
+def test_a_broken_governance_file_is_one_alert(drill: Drill) -> None:
+    drill.world.commit("version: '1.0'\nrepositories: [broken\n")
+    drill.world.sync_fails()
+
+    assert drill.heard() == [begins(Signal.GOVERNANCE_REFUSED)]
+    assert "ecr-catalog.yaml:" in drill.receiver.heard[-1]["message"]
+    drill.world.sync_fails()
+    assert drill.heard() == []
+
+    drill.world.revert()
+    drill.sync()
+    assert drill.heard() == [ends(Signal.GOVERNANCE_REFUSED)]
+
+
+def test_a_held_plan_is_one_alert_that_says_how_to_approve_it(drill: Drill) -> None:
+    plan_hash = delete_most(drill)
+
+    assert drill.heard() == [begins(Signal.PLAN_HELD)]
+    assert f"sync -m {MIRROR} --approve {plan_hash}" in drill.receiver.heard[-1]["message"]
+    drill.sync()
+    assert drill.heard() == []
+
+    drill.sync(approve=plan_hash)
+    assert drill.heard() == [ends(Signal.PLAN_HELD)]
+
+
+def test_a_run_that_hangs_is_one_alert_until_the_next_one_succeeds(drill: Drill) -> None:
+    hung = started_run(drill, since=timedelta(minutes=5))
+
+    assert drill.heard() == [begins(Signal.RUN_HUNG)]
+    assert hung.run_id in drill.receiver.heard[-1]["message"]
+
+    drill.world.instance.report_run_failed(hung, "Exceeded maximum runtime")
+    assert drill.heard() == []
+
+    drill.sync()
+    assert drill.heard() == [ends(Signal.RUN_HUNG)]
+
+
+def test_a_run_that_is_under_way_is_no_alert(drill: Drill) -> None:
+    started_run(drill, since=timedelta(seconds=60))
+
+    assert drill.heard() == []
+
+
+def started_run(drill: Drill, since: timedelta) -> dg.DagsterRun:
+    """Write a run into the event log that was started and says nothing since."""
+    instance = drill.world.instance
+    run = instance.create_run_for_job(drill.definitions.resolve_job_def(f"{MIRROR}_sync"))
+    event = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
+    then = datetime.now(UTC) - since
+    instance.run_storage.handle_run_event(run.run_id, event, then)
+    (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+    assert record.dagster_run.status is dg.DagsterRunStatus.STARTED
+    return run
+
+
+def test_a_backstage_that_serves_something_else_is_one_alert(drill: Drill) -> None:
+    drill.sync()  # publishes nothing, so nothing is on its way any more
+    drill.backstage.tampering = lambda entity: entity["metadata"].update(title="Mine")
+    drill.backstage.reread()
+
+    assert drill.heard() == [begins(Signal.BACKSTAGE_DIFFERS)]
+    assert "tampered" in drill.receiver.heard[-1]["message"]
+
+    drill.backstage.tampering = lambda _: None
+    drill.backstage.reread()
+    assert drill.heard() == [ends(Signal.BACKSTAGE_DIFFERS)]
+
+
+def test_backstage_may_serve_the_old_version_for_a_moment_after_a_publication(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dont_wait(monkeypatch)
+    drill.backstage.source = lambda: None
+    drill.world.have("team/new")
+    drill.sync()
+
+    assert drill.heard() == []
+
+
+# One cause, one alert; no false recovery
+
+
+def test_a_backstage_that_differed_and_goes_down_has_not_recovered(drill: Drill) -> None:
+    drill.sync()
+    drill.backstage.forget()
+    drill.backstage.source = lambda: None
+    assert drill.heard() == [begins(Signal.BACKSTAGE_DIFFERS)]
+
+    drill.backstage.fail(BackstageFault.SERVER_ERROR)
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+
+    drill.backstage.clear()
+    assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
+
+
+def test_a_held_plan_is_still_held_while_ecr_cannot_be_read(drill: Drill) -> None:
+    delete_most(drill)
+    assert drill.heard() == [begins(Signal.PLAN_HELD)]
+
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+    assert drill.heard() == [begins(Signal.INVENTORY_FAILED)]
+
+    drill.world.fake.clear()
+    drill.sync()
+    assert drill.heard() == [ends(Signal.INVENTORY_FAILED)]
+
+
+def test_two_causes_at_a_time_are_two_alerts(drill: Drill) -> None:
+    drill.backstage.close()
+    drill.world.commit("]")
+    drill.world.sync_fails()
+
+    told = sorted(drill.heard())
+
+    assert told == sorted([begins(Signal.BACKSTAGE_UNREACHABLE), begins(Signal.GOVERNANCE_REFUSED)])
+
+
+# At least once, with one key
+
+
+def test_the_watch_picks_up_after_a_restart_where_it_was(drill: Drill) -> None:
+    drill.backstage.close()
+    drill.look()
+    cursor = drill.cursor
+
+    drill.look()
+    drill.cursor = cursor  # the tick after it was lost
+
+    assert drill.heard() == []
+
+
+def test_a_watch_that_lost_its_cursor_tells_again_with_the_same_key(drill: Drill) -> None:
+    drill.backstage.close()
+    drill.look()
+    drill.cursor = None
+
+    drill.look()
+    drill.backstage.open()
+    drill.look()
+
+    assert drill.receiver.keys == [f"ecr-catalog/{MIRROR}/backstage-unreachable"] * 3
+
+
+def test_an_alert_that_nobody_took_is_delivered_later(drill: Drill) -> None:
+    drill.receiver.status = 503
+    drill.backstage.close()
+    assert drill.heard() == []
+
+    drill.receiver.status = 200
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+
+    drill.receiver.status = 503
+    drill.backstage.open()
+    assert drill.heard() == []
+
+    drill.receiver.status = 200
+    assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
+
+
+def test_a_receiver_that_is_down_does_not_make_the_others_hear_it_again(drill: Drill) -> None:
+    with Receiver() as broken:
+        broken.status = 503
+        drill.environ[ALERT_URLS_VARIABLE] += f" {broken.url}"
+        drill.backstage.close()
+
+        assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+
+
+def test_when_nobody_is_configured_the_watch_says_so(drill: Drill) -> None:
+    drill.environ.clear()
+    assert "nobody is listening" in str(drill.look().skip_message)
+
+    drill.backstage.close()
+
+    message = str(drill.look().skip_message)
+    assert message.startswith("backstage-unreachable")
+    assert "nobody is listening" in message
+    assert drill.receiver.heard == []
+
+
+# What an alert carries, and what it never does
+
+
+def test_an_alert_says_all_that_a_person_needs(drill: Drill) -> None:
+    before = time.time()
+    drill.backstage.close()
+    drill.look()
+    drill.backstage.open()
+    drill.look()
+
+    begin, end = drill.receiver.heard
+    lines = dict(line.split(": ", 1) for line in begin["message"].split("\n"))
+    assert begin["type"] == "failure"
+    assert lines["Mirror"] == MIRROR
+    since = datetime.strptime(lines["Since"], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    assert -1 <= since.timestamp() - before <= 30
+    assert drill.backstage.url in lines["Cause"]
+    assert lines["Last good"].startswith("parity verified 20")
+    assert "backstage.url" in lines["What to do"]
+    assert lines["Look"] == f"http://127.0.0.1:3000/assets/{MIRROR}/backstage_parity"
+    assert end["type"] == "success"
+    assert "Ended: " in end["message"]
+    assert f"Since: {lines['Since']}" in end["message"]
+
+
+@pytest.mark.parametrize(
+    "broken", ["", f"slakc://{SECRET}/{SECRET}", f"https://hooks.example/{SECRET}", "slack://"]
+)
+def test_the_secrets_of_an_alert_url_are_written_nowhere(
+    drill: Drill,
+    broken: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    drill.environ[ALERT_URLS_VARIABLE] = broken or drill.receiver.url
+    drill.receiver.status = 500
+    drill.backstage.close()
+
+    tick = drill.look(times=2)
+
+    output = capfd.readouterr()
+    for where in (caplog.text, output.out, output.err, tick.cursor, tick.skip_message):
+        assert SECRET not in str(where)
