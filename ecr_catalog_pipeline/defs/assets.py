@@ -223,7 +223,7 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
                 getattr(context.resources, target),
                 plan,
                 mirror=mirror.name,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 approve=config.approve,
             )
         context.log.info("%s: %s", publication.outcome, plan.summary)

@@ -87,11 +87,11 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             data_version=dg.DataVersion(verdict.served or "absent"),
             metadata={
+                **_figures(closed, age),
                 "in_parity": verdict.parity,
                 "reason": verdict.reason,
                 "expected_digest": verdict.expected,
                 "served_digest": verdict.served or "",
-                **_figures(closed, age),
                 "changes_open": len(state.open),
                 "changes_superseded": state.superseded,
                 "last_changes": tables.parity_changes([*state.open, *state.recent]),
@@ -188,7 +188,7 @@ def _figures(closed: Sequence[Change], age: float | None) -> dict[str, float | i
     known: dict[str, float | int] = {
         name: round(value, 2) for name, value in figures.items() if value is not None
     }
-    return {"changes_closed": len(closed), **known}
+    return {**known, "changes_closed": len(closed)}
 
 
 def _who_listens(heard: bool) -> str:

@@ -639,6 +639,7 @@ def aftermath_of(trouble: Trouble, folder: Path, published: bytes) -> Aftermath:
         touched = (world.content, world.target.history()) != before
         world.fake.clear()
 
+        world.restart()
         world.sync()
         return Aftermath(failure, touched, list(world.listed))
 

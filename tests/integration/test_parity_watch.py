@@ -101,7 +101,9 @@ class Drill:
                 instance=self.world.instance,
                 cursor=self.cursor,
                 definitions=definitions,
-                sensor_name=sensor.name,
+                resources={
+                    key: (definitions.resources or {})[key] for key in sensor.required_resource_keys
+                },
             ) as context:
                 tick = sensor.evaluate_tick(context)
             for event in tick.asset_events:
@@ -128,7 +130,7 @@ def drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
     with (
         FakeAws() as aws,
         FakeBackstage() as backstage,
-        dg.instance_for_test() as instance,
+        dg.DagsterInstance.ephemeral() as instance,
     ):
         target = FileTarget(tmp_path)
         world = World(tmp_path, target, aws, instance, MIRROR)

@@ -346,6 +346,10 @@ class World:
     def definitions(self) -> dg.Definitions:
         return self._definitions({})
 
+    def restart(self) -> None:
+        """Let the next run have adapters of its own, as a run in a process of its own has."""
+        self._loaded = None
+
     def sync(
         self,
         *,

@@ -1,0 +1,284 @@
+"""The change sensor: a run as soon as governance or ECR has moved, and never one too many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.sensor_definition import SensorExecutionData
+
+from ecr_catalog_pipeline.core.parity import Basis
+from ecr_catalog_pipeline.defs.parity import DATA_VERSION_TAG, STILL_HELD_TAG, latest_state
+from tests.fakes.aws import Fault
+from tests.integration.worlds import MIRROR, QUIET, FileTarget, World, a_world
+
+NAMES: Final = ("team/one", "team/two", "team/three")
+
+
+@dataclass
+class Sensor:
+    """The sensor as the daemon evaluates it: the cursor of the last time, some time later."""
+
+    world: World
+    cursor: str | None = None
+
+    def look(self, *, later: timedelta = timedelta(minutes=1)) -> SensorExecutionData:
+        if self.cursor:
+            self.seen = {
+                **self.seen,
+                "unchanged_until": (self.unchanged_until - later).isoformat(),
+            }
+        definitions = self.world.definitions
+        sensor = definitions.resolve_sensor_def(f"{MIRROR}_changes")
+        with dg.build_sensor_context(
+            instance=self.world.instance,
+            cursor=self.cursor,
+            definitions=definitions,
+            resources={
+                key: (definitions.resources or {})[key] for key in sensor.required_resource_keys
+            },
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        self.cursor = tick.cursor
+        return tick
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        seen: dict[str, Any] = json.loads(self.cursor or "{}")
+        return seen
+
+    @seen.setter
+    def seen(self, seen: dict[str, Any]) -> None:
+        self.cursor = json.dumps(seen)
+
+    @property
+    def unchanged_until(self) -> datetime:
+        return datetime.fromisoformat(self.seen["unchanged_until"])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with a_world(tmp_path, FileTarget(tmp_path)) as world:
+        world.have(*NAMES)
+        yield world
+
+
+@pytest.fixture
+def sensor(world: World) -> Sensor:
+    """A sensor that has had its first look."""
+    sensor = Sensor(world)
+    sensor.look()
+    return sensor
+
+
+def the_run(tick: SensorExecutionData) -> dg.RunRequest:
+    (request,) = tick.run_requests or []
+    return request
+
+
+def observed(tick: SensorExecutionData) -> dict[str, str]:
+    """The data version of every source that was observed to have moved."""
+    found = {}
+    for each in tick.asset_events:
+        assert isinstance(each, dg.AssetObservation)
+        found[each.asset_key.path[-1]] = (each.tags or {})[DATA_VERSION_TAG]
+    return found
+
+
+def skipped(tick: SensorExecutionData) -> str:
+    assert not tick.run_requests
+    assert tick.asset_events == []
+    assert tick.skip_message
+    return tick.skip_message
+
+
+def test_the_first_look_starts_no_run(world: World) -> None:
+    assert "first look" in skipped(Sensor(world).look())
+
+
+def test_without_a_change_it_says_so(sensor: Sensor) -> None:
+    assert skipped(sensor.look()) == "no change: 3 repositories as before"
+
+
+def test_a_governance_commit_starts_a_run_and_is_observed(world: World, sensor: Sensor) -> None:
+    world.govern("team/four")
+
+    tick = sensor.look()
+
+    request = the_run(tick)
+    blob = world.governance.git("rev-parse", "HEAD:catalogs/ecr-catalog.yaml")
+    assert observed(tick) == {"governance_file": blob}
+    assert request.tags["ecr_catalog/moved"] == "governance_file"
+
+
+def test_a_commit_beside_the_governance_file_starts_no_run(world: World, sensor: Sensor) -> None:
+    world.commit("something else", path="README.md")
+
+    assert "no change" in skipped(sensor.look())
+
+
+def test_a_broken_governance_file_is_a_change_too(world: World, sensor: Sensor) -> None:
+    world.commit("]")
+
+    assert list(observed(sensor.look())) == ["governance_file"]
+
+
+@pytest.mark.parametrize("what", ["created", "deleted", "created anew"])
+def test_a_change_in_ecr_starts_a_run_and_is_observed(
+    world: World, sensor: Sensor, what: str
+) -> None:
+    if what != "created":
+        world.fake.delete("team/two")
+    if what != "deleted":
+        world.fake.create("team/two" if what == "created anew" else "team/four")
+
+    tick = sensor.look()
+
+    the_run(tick)
+    versions = observed(tick)
+    assert list(versions) == ["ecr_registry"]
+    assert versions["ecr_registry"] == world.sync().data_version("ecr_inventory")
+
+
+def test_both_sources_at_once_are_one_run(world: World, sensor: Sensor) -> None:
+    world.have("team/four")
+
+    tick = sensor.look()
+
+    assert set(observed(tick)) == {"governance_file", "ecr_registry"}
+    the_run(tick)
+
+
+def test_a_change_starts_one_run_only(world: World, sensor: Sensor) -> None:
+    world.have("team/four")
+    the_run(sensor.look())
+
+    assert "no change" in skipped(sensor.look())
+
+
+def test_a_registry_that_returns_to_an_earlier_state_still_gets_a_run(
+    world: World, sensor: Sensor
+) -> None:
+    created_at = datetime(2026, 1, 9, 12, tzinfo=UTC)
+    keys, versions = [], []
+    for _ in range(2):
+        world.fake.create("team/four", created_at)
+        tick = sensor.look()
+        keys.append(the_run(tick).run_key)
+        versions.append(observed(tick)["ecr_registry"])
+        world.fake.delete("team/four")
+        keys.append(the_run(sensor.look()).run_key)
+
+    assert versions[0] == versions[1]
+    assert len(set(keys)) == 4
+
+
+def test_the_run_is_told_when_nothing_had_moved_yet(world: World, sensor: Sensor) -> None:
+    before = sensor.unchanged_until - timedelta(minutes=1)  # a look later
+    world.fake.delete("team/two")
+
+    request = the_run(sensor.look())
+
+    assert datetime.fromisoformat(request.tags[STILL_HELD_TAG]) == before
+    assert sensor.unchanged_until > before
+
+
+def test_a_deletion_is_measured_from_the_last_look_that_still_saw_it(
+    world: World, sensor: Sensor
+) -> None:
+    world.sync()
+    before = sensor.unchanged_until
+    while sensor.unchanged_until == before:  # it looks once a second at the most
+        sensor.look(later=timedelta())
+    world.fake.delete("team/two")
+    while not (tick := sensor.look(later=timedelta())).run_requests:
+        assert "read less often" in skipped(tick)
+    request = the_run(tick)
+
+    job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
+    job.execute_in_process(run_config=QUIET, instance=world.instance, tags=dict(request.tags))
+
+    (change,) = [
+        each for each in latest_state(world.instance, world.mirror).recent if each.old == "live"
+    ]
+    assert change.basis is Basis.LAST_LISTING
+    assert change.asked_at is not None
+    assert change.asked_at.isoformat() == request.tags[STILL_HELD_TAG]
+
+
+# When it cannot look, or should not
+
+
+@pytest.mark.parametrize("source", ["ecr", "governance"])
+def test_a_source_that_fails_is_no_change_and_is_looked_at_again(
+    world: World, sensor: Sensor, source: str
+) -> None:
+    world.fake.create("team/four")
+    branch = world.governance
+    if source == "ecr":
+        world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    else:
+        branch.git("branch", "--move", "main", "elsewhere")
+    until = sensor.unchanged_until
+
+    words = skipped(sensor.look(later=timedelta(seconds=2)))
+
+    assert words.startswith("cannot look: ")
+    assert ("AccessDenied" if source == "ecr" else "branch main") in words
+    assert sensor.unchanged_until == until - timedelta(seconds=2)
+
+    world.fake.clear()
+    if source == "governance":
+        branch.git("branch", "--move", "elsewhere", "main")
+    request = the_run(sensor.look(later=timedelta(seconds=2)))
+    assert datetime.fromisoformat(request.tags[STILL_HELD_TAG]) == until - timedelta(seconds=4)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_a_run_in_flight_is_waited_for_and_the_change_is_seen_afterwards(
+    world: World, sensor: Sensor, status: dg.DagsterRunStatus
+) -> None:
+    job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
+    run = world.instance.create_run_for_job(job, status=status)
+    world.fake.create("team/four")
+    asked = world.fake.count("DescribeRepositories")
+
+    assert "queued or under way" in skipped(sensor.look())
+    assert world.fake.count("DescribeRepositories") == asked
+
+    world.instance.report_run_canceled(run)
+    assert set(observed(sensor.look())) == {"ecr_registry"}
+
+
+def test_a_run_of_another_mirror_is_no_reason_to_wait(world: World, sensor: Sensor) -> None:
+    @dg.job(name="other_sync")
+    def other_sync() -> None: ...
+
+    world.instance.create_run_for_job(other_sync, status=dg.DagsterRunStatus.STARTED)
+    world.fake.create("team/four")
+
+    the_run(sensor.look())
+
+
+def test_a_long_listing_is_read_less_often(world: World, sensor: Sensor) -> None:
+    sensor.seen = {**sensor.seen, "pages": 40}
+    world.fake.create("team/four")
+    asked = world.fake.count("DescribeRepositories")
+
+    assert "40 pages" in skipped(sensor.look(later=timedelta(seconds=1)))
+    assert world.fake.count("DescribeRepositories") == asked
+    the_run(sensor.look(later=timedelta(seconds=60)))
+
+
+def test_a_look_is_one_call(world: World, sensor: Sensor) -> None:
+    asked = world.fake.count("DescribeRepositories")
+
+    sensor.look()
+
+    assert world.fake.count("DescribeRepositories") == asked + 1

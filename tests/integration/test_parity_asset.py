@@ -1,0 +1,554 @@
+"""The asset `backstage_parity`: what it measures, and what it says when Backstage lags or lies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, Self
+
+import dagster as dg
+import pytest
+
+from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline.adapters.notify import PING_URL_VARIABLE, Notifier
+from ecr_catalog_pipeline.core.errors import GovernanceUnavailable
+from ecr_catalog_pipeline.core.parity import Basis, Change, judge
+from ecr_catalog_pipeline.defs.parity import latest_state, served_observation
+from ecr_catalog_pipeline.defs.resources import NOTIFIER, governance_key
+from tests.fakes.aws import FakeAws
+from tests.fakes.backstage import FakeBackstage, Fault
+from tests.integration.worlds import MIRROR, FileTarget, Synced, World, a_world
+
+NAMES: Final = tuple(f"team/app-{number}" for number in range(4))
+NEW: Final = "team/new"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for Backstage as a test can wait."""
+    monkeypatch.setattr(controller, "POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run look at Backstage and not wait for it."""
+    monkeypatch.setattr(controller, "VISIBLE_SECONDS", 0.1)
+    defaults = controller.verify.__kwdefaults__
+    assert defaults is not None
+    if "seconds" in defaults:
+        monkeypatch.setitem(defaults, "seconds", 0.1)
+
+
+@pytest.fixture
+def backstage() -> Iterator[FakeBackstage]:
+    with FakeBackstage() as backstage:
+        yield backstage
+
+
+@pytest.fixture
+def world(tmp_path: Path, backstage: FakeBackstage) -> Iterator[World]:
+    """A world in parity."""
+    target = FileTarget(tmp_path)
+    with a_world(tmp_path, target) as world:
+        world.write_mirror(backstage={"url": backstage.url})
+        backstage.source = target.content
+        world.have(*NAMES)
+        world.sync()
+        yield world
+
+
+def shown(run: Synced) -> dict[str, Any]:
+    """The asset's metadata as values."""
+    metadata = run.materialization("backstage_parity").metadata
+    return {key: value.value for key, value in metadata.items()}
+
+
+def rows(run: Synced) -> list[dict[str, Any]]:
+    table = run.materialization("backstage_parity").metadata["last_changes"]
+    assert isinstance(table, dg.TableMetadataValue)
+    return [dict(record.data) for record in table.records]
+
+
+def recent(world: World, name: str = NEW) -> list[Change]:
+    state = latest_state(world.instance, world.mirror)
+    return [change for change in state.recent if change.repository == name]
+
+
+def of(world: World, name: str = NEW) -> Change:
+    (change,) = recent(world, name)
+    return change
+
+
+# What it measures
+
+
+def test_every_change_has_its_time_to_parity(world: World) -> None:
+    before = datetime.now(UTC)
+    world.have(NEW)
+
+    run = world.sync()
+
+    after = datetime.now(UTC)
+    figures = shown(run)
+    assert figures["in_parity"] is True
+    assert figures["reason"] == "in parity"
+    assert figures["expected_digest"] == figures["served_digest"] == run.publication.digest
+    assert figures["changes_closed"] == 1
+    assert figures["changes_open"] == figures["changes_superseded"] == 0
+    longest = (after - before).total_seconds() + 1  # git knows seconds only
+    for name in ("time_to_parity_p50", "time_to_parity_p95", "time_to_parity_max"):
+        assert isinstance(figures[name], float)
+        assert 0 < figures[name] <= longest
+    assert 0 <= figures["age_of_verified_parity"] <= longest
+    change = of(world)
+    assert change.basis in {Basis.COMMIT, Basis.CREATED, Basis.LAST_READ}
+    assert change.published_at is not None
+    assert change.visible_at is not None
+    assert before <= change.published_at <= change.visible_at <= after
+    assert all(
+        run.checks[check]
+        for check in ("backstage_in_parity", "time_to_parity_within_slo", "parity_is_fresh")
+    )
+
+
+def test_a_repository_that_was_governed_before_is_measured_from_its_creation(
+    world: World,
+) -> None:
+    world.govern(NEW, status="pending")
+    world.sync()
+    world.fake.create(NEW)
+
+    world.sync()
+
+    change = of(world) if len(recent(world)) == 1 else recent(world)[0]
+    assert (change.old, change.new) == ("pending", "live")
+    assert change.basis is Basis.CREATED
+
+
+def test_a_late_push_is_measured_from_the_last_read_that_lacked_it(world: World) -> None:
+    state = latest_state(world.instance, world.mirror)
+    world.govern(NEW, status="pending")
+    late = "2026-01-09T12:00:00+00:00"
+    environment = {"GIT_COMMITTER_DATE": late, "GIT_AUTHOR_DATE": late}
+    world.governance.git("commit", "--amend", "--no-edit", environment=environment)
+
+    world.sync()
+
+    change = of(world)
+    assert state.baseline is not None
+    assert change.basis is Basis.LAST_READ
+    assert change.asked_at == state.baseline.governance_began_at
+
+
+def test_a_deletion_is_measured_from_the_last_listing_and_labelled_an_upper_bound(
+    world: World,
+) -> None:
+    state = latest_state(world.instance, world.mirror)
+    world.fake.delete(NAMES[0])
+
+    run = world.sync()
+
+    change = next(each for each in recent(world, NAMES[0]) if each.new is None)
+    assert state.baseline is not None
+    assert change.asked_at == state.baseline.inventory_began_at
+    assert any(
+        NAMES[0] in row.values() and any("upper bound" in str(cell) for cell in row.values())
+        for row in rows(run)
+    )
+
+
+def test_the_first_publication_is_of_unknown_age(world: World) -> None:
+    change = of(world, NAMES[0])
+
+    assert change.basis is Basis.UNKNOWN
+    assert change.seconds is None
+
+
+def test_a_run_without_a_change_still_verifies(world: World, backstage: FakeBackstage) -> None:
+    asked = backstage.count("GET")
+
+    run = world.sync()
+
+    assert backstage.count("GET") == asked + 1
+    assert shown(run)["in_parity"] is True
+    assert shown(run)["changes_closed"] == 0
+    assert "time_to_parity_p50" not in shown(run)
+
+
+def test_the_recent_changes_stay_in_view_over_runs(world: World) -> None:
+    world.have(NEW)
+    before = rows(world.sync())
+
+    after = rows(world.sync())
+
+    assert any(NEW in row.values() for row in before)
+    assert after == before
+
+
+def test_the_state_survives_a_restart_of_dagster(tmp_path: Path, backstage: FakeBackstage) -> None:
+    target = FileTarget(tmp_path)
+    backstage.source = target.content
+    home = tmp_path / "home-of-dagster"
+    home.mkdir()
+    with FakeAws() as aws:
+        with dg.DagsterInstance.local_temp(str(home)) as instance:
+            world = World(tmp_path, target, aws, instance, MIRROR)
+            world.write_mirror(backstage={"url": backstage.url})
+            world.have(*NAMES)
+            world.sync()
+        world.have(NEW)
+        with dg.DagsterInstance.local_temp(str(home)) as instance:
+            world.instance = instance
+            world.sync()
+
+            assert of(world).seconds is not None
+            assert recent(world, NAMES[0])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_change_later_than_the_slo_fails_its_check_and_is_named(
+    world: World, backstage: FakeBackstage
+) -> None:
+    world.write_mirror(backstage={"url": backstage.url}, parity={"slo_seconds": 1})
+    source, backstage.source = backstage.source, lambda: None
+    world.have(NEW)
+    world.sync()
+    (change,) = latest_state(world.instance, world.mirror).open
+    assert change.asked_at is not None
+    while datetime.now(UTC) - change.asked_at <= timedelta(seconds=1):
+        backstage.reread()
+    backstage.source = source
+
+    run = world.sync()
+
+    assert not run.checks["time_to_parity_within_slo"]
+    words = str(run.evaluations["time_to_parity_within_slo"].description)
+    assert words.startswith(f"later than 1 s: {NEW} (")
+    assert run.checks["backstage_in_parity"]
+
+
+# When Backstage lags
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_change_that_is_not_visible_yet_stays_open_and_is_closed_by_a_later_run(
+    world: World, backstage: FakeBackstage
+) -> None:
+    source, backstage.source = backstage.source, lambda: None
+    world.have(NEW)
+
+    run = world.sync()
+
+    assert run.outcome == "published"
+    assert shown(run)["in_parity"] is False
+    assert "an older version is served" in shown(run)["reason"]
+    assert (shown(run)["changes_open"], shown(run)["changes_closed"]) == (1, 0)
+    assert not run.checks["backstage_in_parity"]
+    assert any(NEW in row.values() for row in rows(run))
+    assert backstage.count("POST") == 1
+
+    backstage.source = source
+    run = world.sync()
+
+    assert run.outcome == "unchanged"
+    assert (shown(run)["changes_open"], shown(run)["changes_closed"]) == (0, 1)
+    assert run.checks["backstage_in_parity"]
+    assert of(world).seconds is not None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_the_watch_saw_in_between_closes_the_change_at_that_time(
+    world: World, backstage: FakeBackstage
+) -> None:
+    source, backstage.source = backstage.source, lambda: None
+    world.have(NEW)
+    digest = world.sync().publication.digest
+    backstage.source = source
+    backstage.reread()
+    (entity,) = backstage.served.values()
+    observation = served_observation(world.mirror, judge(digest, entity))
+    world.instance.report_runless_asset_event(observation)
+    seen_by = datetime.now(UTC)
+
+    run = world.sync()
+
+    change = of(world)
+    assert change.visible_at is not None
+    assert change.published_at is not None
+    assert change.published_at <= change.visible_at <= seen_by
+    state = latest_state(world.instance, world.mirror)
+    assert state.verified_at is not None
+    assert state.verified_at > seen_by, "this run verified parity, whoever saw the change first"
+    assert run.checks["parity_is_fresh"]
+
+
+def test_a_mirror_that_backstage_never_saw_is_found_without_a_refresh(
+    world: World, backstage: FakeBackstage
+) -> None:
+    backstage.forget()
+
+    run = world.sync()
+
+    assert shown(run)["in_parity"] is True
+    assert shown(run)["changes_closed"] == 0
+
+
+# When Backstage serves something else
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"metadata": {"title": "Mine"}}, "tampered"),
+        ({"spec": {"type": "database"}}, "someone else's entity"),
+        (
+            {"status": {"items": [{"level": "error", "error": {"message": "Policy failed"}}]}},
+            "rejects what it reads",
+        ),
+        (None, "an older version"),
+    ],
+)
+def test_what_is_served_instead_is_named_and_fails_the_check(
+    world: World, backstage: FakeBackstage, change: dict[str, Any] | None, reason: str
+) -> None:
+    old = world.content
+    assert old is not None
+    world.have(NEW)
+    backstage.source = world.target.content if change else lambda: old
+    if change:
+        backstage.tampering = lambda entity: merge(entity, {"metadata": {"title": "X"}, **change})
+
+    run = world.sync()
+
+    assert run.publication.equals_desired
+    assert shown(run)["in_parity"] is False
+    assert reason in shown(run)["reason"]
+    assert not run.checks["backstage_in_parity"]
+    assert reason in str(run.evaluations["backstage_in_parity"].description)
+    assert shown(run)["changes_open"] == 1
+
+
+def merge(entity: dict[str, Any], change: Mapping[str, Any]) -> None:
+    for key, value in change.items():
+        if isinstance(entity.get(key), dict):
+            merge(entity[key], value)
+        else:
+            entity[key] = value
+
+
+@pytest.mark.parametrize("how", ["closed", Fault.SERVER_ERROR, Fault.GARBAGE])
+def test_an_unreachable_backstage_fails_the_check_and_not_the_run(
+    world: World, backstage: FakeBackstage, how: str | Fault
+) -> None:
+    if isinstance(how, Fault):
+        backstage.fail(how)
+    else:
+        backstage.close()
+    world.have(NEW)
+
+    run = world.sync()
+
+    assert run.outcome == "published"
+    assert NEW in world.listed
+    assert shown(run)["in_parity"] is False
+    assert backstage.url in shown(run)["reason"]
+    assert not run.checks["backstage_in_parity"]
+    assert shown(run)["changes_open"] == 1
+
+    backstage.clear()
+    if how == "closed":
+        backstage.open()
+    assert shown(world.sync())["changes_closed"] == 1
+
+
+def test_a_token_that_is_refused_fails_the_check_and_not_the_run(
+    world: World, backstage: FakeBackstage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write_mirror(backstage={"url": backstage.url, "token_env": "A_TOKEN"})
+    monkeypatch.setenv("A_TOKEN", "s3cr3t")
+    backstage.token = "another"
+
+    run = world.sync()
+
+    assert "A_TOKEN" in shown(run)["reason"]
+    assert "s3cr3t" not in str(shown(run))
+
+
+# Held plans
+
+
+def test_while_a_plan_is_held_parity_is_verified_against_the_last_good(world: World) -> None:
+    last_good = world.sync().publication.digest
+    for name in NAMES[1:]:
+        world.fake.delete(name)
+
+    run = world.sync()
+
+    assert run.outcome == "held"
+    assert shown(run)["in_parity"] is True
+    assert shown(run)["expected_digest"] == last_good
+    assert shown(run)["reason"] == "in parity with the last good entity; a plan is held"
+    assert run.checks["backstage_in_parity"]
+    assert not run.checks["removal_guard"]
+    assert (shown(run)["changes_open"], shown(run)["changes_closed"]) == (3, 0)
+
+
+def test_held_changes_keep_their_time_until_they_are_approved(world: World) -> None:
+    for name in NAMES[1:]:
+        world.fake.delete(name)
+    held = world.sync()
+    asked = {each.key: each.asked_at for each in latest_state(world.instance, world.mirror).open}
+    world.sync()
+
+    run = world.sync(approve=held.planned.plan.plan_hash)
+
+    assert shown(run)["changes_closed"] == 3
+    closed = latest_state(world.instance, world.mirror).recent[:3]
+    assert {each.key: each.asked_at for each in closed} == asked
+
+
+# Without Backstage
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[World]:
+    """A world whose mirror names no Backstage."""
+    with a_world(tmp_path, FileTarget(tmp_path)) as world:
+        world.have(*NAMES)
+        world.sync()
+        yield world
+
+
+def test_without_backstage_parity_is_measured_to_the_publication_and_says_so(
+    alone: World,
+) -> None:
+    alone.have(NEW)
+
+    run = alone.sync()
+
+    assert shown(run)["in_parity"] is True
+    assert "no `backstage:`" in shown(run)["reason"]
+    assert "measured to the publication" in shown(run)["reason"]
+    change = of(alone)
+    assert change.visible_at == change.published_at
+    assert change.seconds is not None
+    assert run.checks["backstage_in_parity"]
+
+
+def test_without_backstage_a_held_plan_is_said_to_be_held(alone: World) -> None:
+    for name in NAMES[1:]:
+        alone.fake.delete(name)
+
+    run = alone.sync()
+
+    assert run.outcome == "held"
+    assert "held" in shown(run)["reason"]
+
+
+# No change gets lost
+
+
+def test_a_change_whose_history_cannot_be_read_is_not_lost(world: World) -> None:
+    class WithoutHistory:
+        def __init__(self) -> None:
+            self._repo = wiring.governance_repo(world.mirror, world.cache)
+
+        def read(self) -> Any:
+            return self._repo.read()
+
+        def history(self, *_: object) -> Any:
+            raise GovernanceUnavailable("the network is down", mend="Try again.")
+
+    world.have(NEW)
+
+    with suppress(dg.Failure):
+        world.sync(overrides={governance_key(world.mirror): WithoutHistory()})
+    assert NEW in world.listed
+    world.sync()
+
+    assert recent(world), "published, visible, and never recorded"
+
+
+# The dead-man's switch
+
+
+class Switch:
+    """Counts who fetches it."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+        self.status = 200
+        switch = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                switch.fetched.append(self.path)
+                self.send_response(switch.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def notifier(self) -> Notifier:
+        url = f"http://127.0.0.1:{self._server.server_port}/s3cr3t-check"
+        return Notifier({PING_URL_VARIABLE: url})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_ping_url_is_fetched_after_each_verified_parity_only(
+    world: World, backstage: FakeBackstage
+) -> None:
+    with Switch() as switch:
+        overrides = {NOTIFIER: switch.notifier}
+        world.sync(overrides=overrides)
+        world.sync(overrides=overrides)
+        assert switch.fetched == ["/s3cr3t-check"] * 2
+
+        backstage.source = lambda: None
+        world.have(NEW)
+        world.sync(overrides=overrides)
+        backstage.close()
+        world.sync(overrides=overrides)
+        world.commit("]")
+        world.sync_fails(overrides=overrides)
+
+        assert len(switch.fetched) == 2
+
+
+def test_a_ping_that_fails_fails_no_run_and_tells_no_secret(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with Switch() as switch:
+        switch.status = 500
+        notifier = switch.notifier
+        assert shown(world.sync(overrides={NOTIFIER: notifier}))["in_parity"] is True
+    run = world.sync(overrides={NOTIFIER: notifier})
+
+    assert shown(run)["in_parity"] is True
+    assert PING_URL_VARIABLE in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+def test_the_asset_says_when_nobody_listens(world: World) -> None:
+    listens = Notifier({"ECR_CATALOG_ALERT_URLS": "json://127.0.0.1:9"})
+
+    assert "nobody is listening" in shown(world.sync())["alerts"]
+    assert "nobody" not in shown(world.sync(overrides={NOTIFIER: listens}))["alerts"]
