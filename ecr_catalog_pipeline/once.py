@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
 
 from ecr_catalog_pipeline.controller import PlannedRegistry, Publication
-from ecr_catalog_pipeline.core.errors import CatalogError
+from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.jobs import sync_job_name
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror
@@ -29,8 +30,14 @@ def run_once(
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         "ops": {f"{mirror.name}__published_entity": {"config": {"approve": approve}}},
     }
-    keeps_history = bool(environ.get("DAGSTER_HOME"))
-    with dg.DagsterInstance.get() if keeps_history else dg.DagsterInstance.ephemeral() as instance:
+    home = environ.get("DAGSTER_HOME")
+    if home and not (Path(home).is_absolute() and Path(home).is_dir()):
+        raise SettingsError(
+            f"DAGSTER_HOME is {home}, which is no absolute path of a folder that exists",
+            mend="Make the folder and name it from the root, or unset DAGSTER_HOME to keep no "
+            "history.",
+        )
+    with dg.DagsterInstance.get() if home else dg.DagsterInstance.ephemeral() as instance:
         try:
             result = job.execute_in_process(instance=instance, run_config=config)
         except dg.Failure as failure:

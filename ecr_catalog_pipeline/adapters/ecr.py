@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PAGE_SIZE: Final = 1_000
 MAX_LOOK_UPS: Final = 50
+MAX_EMPTY_PAGES: Final = 10
 
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 _BAD_CREDENTIALS: Final = frozenset(
@@ -71,8 +72,7 @@ class EcrRegistry:
         Raises:
             InventoryFailed: one part could not be read, so nothing is known.
         """
-        account = self._account()
-        check_account(account, self._expected_account, published.values())
+        account = self._account(published.values())
         deadline = time.monotonic() + MAX_READ_AGE.total_seconds()
         repositories = merge_pages(self._pages(deadline))
         missing = names_to_prove(published, [each.name for each in repositories])
@@ -83,25 +83,34 @@ class EcrRegistry:
             proved_absent=frozenset(self._proved_absent(missing, deadline)),
         )
 
-    def _account(self) -> str:
-        if self._answering_account is None:
-            answer = self._call(self._sts, "get_caller_identity")
-            account = answer.get("Account")
-            if not isinstance(account, str) or not account:
-                raise InventoryFailed(
-                    "sts:GetCallerIdentity answered without an account", mend=_WAIT
-                )
-            self._answering_account = account
-        return self._answering_account
+    def _account(self, published_uris: Iterable[str]) -> str:
+        """Give the answering account; asked once, unless it is the wrong one."""
+        if self._answering_account:
+            check_account(self._answering_account, self._expected_account, published_uris)
+            return self._answering_account
+        answer = self._call(self._sts, "get_caller_identity")
+        account = answer.get("Account")
+        if not isinstance(account, str) or not account:
+            raise InventoryFailed("sts:GetCallerIdentity answered without an account", mend=_WAIT)
+        check_account(account, self._expected_account, published_uris)
+        self._answering_account = account
+        return account
 
     def _pages(self, deadline: float) -> Iterator[list[Repository]]:
         seen: set[str] = set()
         token: str | None = None
+        empty = 0
         while True:
             _check_deadline(deadline)
             more = {"nextToken": token} if token else {}
             answer = self._call(self._ecr, "describe_repositories", maxResults=PAGE_SIZE, **more)
-            yield parse_page(answer)
+            page = parse_page(answer)
+            yield page
+            empty = 0 if page else empty + 1
+            if empty > MAX_EMPTY_PAGES:
+                raise InventoryFailed(
+                    f"ecr:DescribeRepositories gave {empty} empty pages in a row", mend=_WAIT
+                )
             token = answer.get("nextToken")
             if not token:
                 return

