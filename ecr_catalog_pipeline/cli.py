@@ -101,8 +101,8 @@ def sync(name: str, approve: str | None) -> int:
     with _progress("loading Dagster"):
         from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
     with _progress(f"running the assets of {name}"):
-        planned, publication = run_once(mirror, os.environ, approve=approve)
-    plan = planned.plan
+        done = run_once(mirror, os.environ, approve=approve)
+    plan, publication = done.planned.plan, done.publication
     where = wiring.publisher(mirror, cache_folder(os.environ)).where
     if publication.outcome is Outcome.HELD:
         if approve:
@@ -115,6 +115,9 @@ def sync(name: str, approve: str | None) -> int:
         )
         return HELD
     click.echo(f"{publication.outcome}: {plan.summary}\n{where}")
+    if mirror.backstage:
+        shown = "visible in Backstage" if done.in_parity else "not yet visible in Backstage"
+        click.echo(f"{shown}: {done.parity_reason}")
     return OK
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -10,13 +11,22 @@ import dagster as dg
 from ecr_catalog_pipeline.controller import PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.checks import BACKSTAGE_IN_PARITY
 from ecr_catalog_pipeline.defs.jobs import sync_job_name
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror
 
 
-def run_once(
-    mirror: Mirror, environ: Mapping[str, str], *, approve: str | None = None
-) -> tuple[PlannedRegistry, Publication]:
+@dataclass(frozen=True)
+class Once:
+    """What one run came to, and whether Backstage shows it."""
+
+    planned: PlannedRegistry
+    publication: Publication
+    in_parity: bool
+    parity_reason: str
+
+
+def run_once(mirror: Mirror, environ: Mapping[str, str], *, approve: str | None = None) -> Once:
     """Materialize every asset of a mirror.
 
     The history goes to the instance of DAGSTER_HOME; without one, nothing is kept.
@@ -44,6 +54,14 @@ def run_once(
             if isinstance(failure.__cause__, CatalogError):
                 raise failure.__cause__ from None
             raise
-        planned: PlannedRegistry = result.asset_value([mirror.name, "reconciled_registry"])
-        publication: Publication = result.asset_value([mirror.name, "published_entity"])
-        return planned, publication
+        parity = next(
+            evaluation
+            for evaluation in result.get_asset_check_evaluations()
+            if evaluation.check_name == BACKSTAGE_IN_PARITY
+        )
+        return Once(
+            planned=result.asset_value([mirror.name, "reconciled_registry"]),
+            publication=result.asset_value([mirror.name, "published_entity"]),
+            in_parity=parity.passed,
+            parity_reason=parity.description or "",
+        )

@@ -57,7 +57,8 @@ def sync_ecr_catalog(region: str, name: str | None, *, dry_run: bool) -> int:
         return OK
     from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
 
-    planned, publication = run_once(mirror, os.environ)
+    done = run_once(mirror, os.environ)
+    planned, publication = done.planned, done.publication
     _print_states(planned)
     if publication.outcome is Outcome.HELD:
         click.echo(f"Held, nothing was published: {'; '.join(planned.plan.reasons_held)}")
