@@ -210,7 +210,7 @@ def track_changes(
     """Take up what a run changed, with the times at which each change was asked for."""
     differences = planned.plan.differences
     baseline = state.baseline
-    committed: dict[str, datetime] = {}
+    committed: dict[str, dict[str, datetime]] = {}
     if baseline and differences and baseline.commit != governance.commit:
         committed = entry_changes(_readable(repo.history(baseline.commit, governance.commit)))
     evidence = Evidence(

@@ -27,7 +27,13 @@ class Signal(StrEnum):
 
 
 _STOPS_RUNS: Final = frozenset(
-    {Signal.RUN_FAILED, Signal.CHECK_FAILED, Signal.BACKSTAGE_DIFFERS, Signal.PARITY_STALE}
+    {
+        Signal.RUN_FAILED,
+        Signal.PLAN_HELD,
+        Signal.CHECK_FAILED,
+        Signal.BACKSTAGE_DIFFERS,
+        Signal.PARITY_STALE,
+    }
 )
 FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
     Signal.RUN_HUNG: _STOPS_RUNS,
@@ -112,14 +118,16 @@ def advance(
 ) -> dict[Signal, Raised]:
     """Bring the state of every signal up to date.
 
-    A condition that was raised stays raised while it lasts, even when it now follows from another
-    one. One that ended before its beginning was delivered is forgotten.
+    A condition that was raised stays raised while it lasts, and while another one that it could
+    follow from keeps it from being seen. One that ended before its beginning was delivered is
+    forgotten.
     """
     state: dict[Signal, Raised] = {}
     begun = loudest(conditions)
+    hidden = {follower for signal in conditions for follower in FOLLOWS.get(signal, ())}
     for signal in Signal:
         before = raised.get(signal)
-        if before is not None and signal in conditions:
+        if before is not None and (signal in conditions or signal in hidden):
             state[signal] = replace(before, ended_at=None)
         elif signal in begun:
             state[signal] = Raised(begun[signal])

@@ -6,7 +6,8 @@ be seen by anyone, to the moment when Backstage was seen to serve it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +16,16 @@ from typing import Any, Final
 
 from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, LAST_SYNC, TYPE, content_digest
 from ecr_catalog_pipeline.core.governance import Catalog, Entry
-from ecr_catalog_pipeline.core.plan import Difference, Plan
+from ecr_catalog_pipeline.core.plan import STATE, Difference, Plan
+
+# The fields of the entity's lines that governance decides, and where a governed entry keeps them.
+_GOVERNED_FIELDS: Final = {
+    "owner": "owner",
+    "risk": "risk",
+    "environment": "environment",
+    "status": "status",
+    "requested": "created_date",
+}
 
 MAX_OPEN: Final = 1_000
 RECENT: Final = 25
@@ -80,13 +90,14 @@ class Evidence:
     """What is known of when changes were asked for.
 
     Attributes:
-        committed: when each governed entry that differs from the baseline's was committed.
-        created: when each repository in ECR was created.
+        committed: for each governed entry that differs from the baseline's, when each field of
+            its line, or STATE, was committed as it is now.
+        created: when each repository that is in ECR now was created.
         still_held_at: the start of the last listing that had not changed since the baseline's.
     """
 
     baseline: Baseline | None
-    committed: Mapping[str, datetime] = field(default_factory=dict)
+    committed: Mapping[str, Mapping[str, datetime]] = field(default_factory=dict)
     created: Mapping[str, datetime] = field(default_factory=dict)
     still_held_at: datetime | None = None
 
@@ -161,23 +172,26 @@ def judge_published(plan: Plan) -> Verdict:
     )
 
 
-def entry_changes(history: Sequence[tuple[datetime, Catalog]]) -> dict[str, datetime]:
-    """Tell when each entry got its present form.
+def entry_changes(
+    history: Sequence[tuple[datetime, Catalog]],
+) -> dict[str, dict[str, datetime]]:
+    """Tell when each field of each entry got its present value.
 
     Args:
         history: the governance catalog at the baseline, then at each later commit, oldest first,
             with the commits' times.
 
     Returns:
-        The time for each name whose entry is not what it was at the baseline.
+        For the name of each entry that changed, the time of each field of its line that did, and
+        of STATE where its status or its very existence did.
     """
-    changed: dict[str, datetime] = {}
+    changed: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
     for (_, before), (committed_at, after) in pairwise(history):
         old, new = _by_name(before), _by_name(after)
         for name in old.keys() | new.keys():
-            if old.get(name) != new.get(name):
-                changed[name] = committed_at
-    return changed
+            for changed_field in _changed_fields(old.get(name), new.get(name)):
+                changed[name][changed_field] = committed_at
+    return dict(changed)
 
 
 def record_changes(
@@ -239,19 +253,38 @@ def _asked(difference: Difference, evidence: Evidence) -> tuple[datetime | None,
     if baseline is None:
         return None, Basis.UNKNOWN
     times: list[tuple[datetime, Basis]] = []
-    committed = evidence.committed.get(name)
+    committed = evidence.committed.get(name, {}).get(difference.field)
     if committed is not None:
         times.append((committed, Basis.COMMIT))
         times.append((baseline.governance_began_at, Basis.LAST_READ))
     created = evidence.created.get(name)
     if difference.becomes_live and created and created > baseline.inventory_began_at:
         times.append((created, Basis.CREATED))
-    if not times and difference.leaves_live:
+    if difference.leaves_live and name not in evidence.created:
+        # Whatever governance says of it since: it may have been deleted first.
         held = evidence.still_held_at or baseline.inventory_began_at
-        times.append((max(held, baseline.inventory_began_at), Basis.LAST_LISTING))
+        listing = max(held, baseline.inventory_began_at), Basis.LAST_LISTING
+        return min([listing, max(times)]) if times else listing
     if not times:
-        times.append((baseline.inventory_began_at, Basis.LAST_READ))
+        times.append((_last_read(difference, baseline), Basis.LAST_READ))
     return max(times)
+
+
+def _last_read(difference: Difference, baseline: Baseline) -> datetime:
+    """The start of the last read that lacked a change: of the earlier one where both can."""
+    if difference.field == "uri":
+        return baseline.inventory_began_at
+    if difference.field == STATE:
+        return min(baseline.governance_began_at, baseline.inventory_began_at)
+    return baseline.governance_began_at
+
+
+def _changed_fields(old: Entry | None, new: Entry | None) -> Iterator[str]:
+    if old is None or new is None or old.status != new.status:
+        yield STATE
+    for line_field, attribute in _GOVERNED_FIELDS.items():
+        if getattr(old, attribute, None) != getattr(new, attribute, None):
+            yield line_field
 
 
 def _why_unpublished(plan: Plan) -> str:
@@ -263,22 +296,26 @@ def _why_unpublished(plan: Plan) -> str:
 
 
 def _why_different(served: Mapping[str, Any], digest: str) -> str:
-    metadata = served.get("metadata") or {}
-    annotations = metadata.get("annotations") or {}
-    spec = served.get("spec") or {}
-    errors = [
-        str((item.get("error") or {}).get("message") or item.get("message"))
-        for item in (served.get("status") or {}).get("items") or []
-        if item.get("level") == "error"
-    ]
+    annotations = _mapping(_mapping(served.get("metadata")).get("annotations"))
     location = annotations.get("backstage.io/managed-by-location", "an unknown location")
-    if errors:
-        return f"Backstage rejects what it reads from {location}: {errors[0]}"
-    if spec.get("type") != TYPE or CONTENT_DIGEST not in annotations:
+    error = next(_errors(_mapping(served.get("status")).get("items")), None)
+    if error is not None:
+        return f"Backstage rejects what it reads from {location}: {error}"
+    if _mapping(served.get("spec")).get("type") != TYPE or CONTENT_DIGEST not in annotations:
         return f"someone else's entity stands under our name, from {location}"
     if annotations[CONTENT_DIGEST] == digest:
         return f"an older version is served, of {annotations.get(LAST_SYNC)}, from {location}"
     return f"the content was tampered with on its way from {location}"
+
+
+def _errors(items: object) -> Iterator[str]:
+    for item in items if isinstance(items, list) else []:
+        if isinstance(item, dict) and item.get("level") == "error":
+            yield str(_mapping(item.get("error")).get("message") or item.get("message"))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _by_name(catalog: Catalog) -> dict[str, Entry]:

@@ -116,7 +116,7 @@ class _Composer:
         self._last: Any = None
         self._scalar = scalar
         self._tags_allowed = tags
-        self._anchors: dict[str, tuple[Value, int, bool] | None] = {}
+        self._anchors: dict[str, tuple[Value, int] | None] = {}
         self._aliased = 0
         self._key_places: dict[str, tuple[int, int]] = {}
 
@@ -137,18 +137,18 @@ class _Composer:
             self._aliased = 0
             self._key_places = {}
             start = self._next()
-            value, _, _ = self._node(start, 0)
+            value, _ = self._node(start, 0)
             line, column = _place(start)
             yield Document(value, line, column, self._key_places)
             self._next()  # DocumentEnd
         assert isinstance(event, yaml.StreamEndEvent)
 
-    def _node(self, event: Any, depth: int) -> tuple[Value, int, bool]:
-        """Give the value, how many nodes it has, and whether it is a plain scalar."""
+    def _node(self, event: Any, depth: int) -> tuple[Value, int]:
+        """Give the value, and how many values it counts for when aliases multiply it."""
         if isinstance(event, yaml.ScalarEvent):
             self._refuse_tag(event)
             plain = not event.style and event.tag is None
-            node = self._scalar(event.value, plain), _weight(event.value), plain
+            node = self._scalar(event.value, plain), _weight(event.value)
             if event.anchor:
                 self._anchors[event.anchor] = node
             return node
@@ -166,10 +166,10 @@ class _Composer:
             else self._mapping(depth)
         )
         if anchor:
-            self._anchors[anchor] = (value, nodes, False)
-        return value, nodes, False
+            self._anchors[anchor] = (value, nodes)
+        return value, nodes
 
-    def _alias(self, event: Any) -> tuple[Value, int, bool]:
+    def _alias(self, event: Any) -> tuple[Value, int]:
         known = self._anchors.get(event.anchor)
         if known is None:
             inside = event.anchor in self._anchors
@@ -186,7 +186,7 @@ class _Composer:
         items: list[Value] = []
         nodes = 1
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            value, count, _ = self._node(event, depth + 1)
+            value, count = self._node(event, depth + 1)
             items.append(value)
             nodes += count
         return items, nodes
@@ -201,7 +201,7 @@ class _Composer:
             self._refuse_tag(event)
             key = event.value
             place = _place(event)
-            value, count, _ = self._node(self._next(), depth + 1)
+            value, count = self._node(self._next(), depth + 1)
             nodes += count + _weight(key)
             if key == "<<" and not event.style:
                 sources = value if isinstance(value, list) else [value]
@@ -213,7 +213,7 @@ class _Composer:
                 raise YamlFault(f"the key {key!r} stands twice in one mapping", *place)
             items[key] = value
             if event.anchor:
-                self._anchors[event.anchor] = (key, 1, not event.style)
+                self._anchors[event.anchor] = (key, _weight(key))
             if depth == 0:
                 self._key_places[key] = place
         for source in merged:

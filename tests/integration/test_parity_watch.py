@@ -299,13 +299,13 @@ def test_backstage_may_serve_the_old_version_for_a_moment_after_a_publication(
 
 
 def test_a_check_that_fails_is_one_alert(drill: Drill) -> None:
-    drill.world.govern(NAMES[0], status="nonsense")
+    drill.world.govern("No/Such Name")
     assert not drill.world.sync().checks["governance_findings"]
 
     assert drill.heard() == [begins(Signal.CHECK_FAILED)]
     assert "governance_findings" in drill.receiver.heard[-1]["message"]
 
-    drill.world.govern(NAMES[0])
+    drill.world.revert()
     drill.sync()
     assert drill.heard() == [ends(Signal.CHECK_FAILED)]
 

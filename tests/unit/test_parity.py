@@ -54,6 +54,11 @@ def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
+def everywhere(moment: datetime) -> dict[str, datetime]:
+    """Every field of an entry, committed at one moment."""
+    return dict.fromkeys((STATE, "owner", "risk", "environment", "status", "requested"), moment)
+
+
 def served(content: bytes) -> dict[str, Any]:
     """A published file as Backstage gives it, with what Backstage adds."""
     entity: dict[str, Any] = yaml.safe_load(content)
@@ -227,11 +232,11 @@ def asked(difference: Difference, **evidence: Any) -> tuple[datetime | None, Bas
 
 
 def test_a_governance_change_is_asked_for_when_it_is_committed() -> None:
-    assert asked(OWNED, committed={"ab": at(130)}) == (at(130), Basis.COMMIT)
+    assert asked(OWNED, committed={"ab": everywhere(at(130))}) == (at(130), Basis.COMMIT)
 
 
 def test_a_late_push_is_asked_for_no_earlier_than_the_last_read_that_lacked_it() -> None:
-    assert asked(OWNED, committed={"ab": at(-9000)}) == (at(100), Basis.LAST_READ)
+    assert asked(OWNED, committed={"ab": everywhere(at(-9000))}) == (at(100), Basis.LAST_READ)
 
 
 def test_a_governed_repository_is_asked_for_when_it_is_created() -> None:
@@ -242,18 +247,21 @@ def test_a_governed_repository_is_asked_for_when_it_is_created() -> None:
 def test_a_new_repository_is_asked_for_by_the_later_of_commit_and_creation(
     committed: int, created: int
 ) -> None:
-    asked_at, basis = asked(ADDED, committed={"ab": at(committed)}, created={"ab": at(created)})
+    asked_at, basis = asked(
+        ADDED, committed={"ab": everywhere(at(committed))}, created={"ab": at(created)}
+    )
 
     assert asked_at == at(140)
     assert basis is (Basis.COMMIT if committed == 140 else Basis.CREATED)
 
 
 def test_a_repository_that_stood_there_unlisted_counts_from_the_last_read_that_lacked_it() -> None:
-    assert asked(ADDED, created={"ab": at(50)}) == (at(101), Basis.LAST_READ)
+    # Neither source says when: the earlier of both reads is never too late.
+    assert asked(ADDED, created={"ab": at(50)}) == (at(100), Basis.LAST_READ)
 
 
 def test_governing_an_old_repository_counts_from_the_commit() -> None:
-    found = asked(ADDED, committed={"ab": at(130)}, created={"ab": at(-9000)})
+    found = asked(ADDED, committed={"ab": everywhere(at(130))}, created={"ab": at(-9000)})
 
     assert found == (at(130), Basis.COMMIT)
 
@@ -266,15 +274,24 @@ def test_a_deletion_counts_from_the_last_listing_that_still_held_it() -> None:
 
 
 def test_a_removal_by_governance_counts_from_its_commit() -> None:
-    assert asked(REMOVED, committed={"ab": at(130)}, still_held_at=at(90)) == (
-        at(130),
-        Basis.COMMIT,
-    )
+    still_in_ecr = {"ab": at(-9000)}
+    found = asked(REMOVED, committed={"ab": everywhere(at(130))}, created=still_in_ecr)
+
+    assert found == (at(130), Basis.COMMIT)
+
+
+def test_what_governance_dropped_and_aws_lost_counts_from_the_earlier_of_both() -> None:
+    dropped = {"ab": everywhere(at(130))}
+
+    assert asked(REMOVED, committed=dropped) == (at(101), Basis.LAST_LISTING)
+    assert asked(REMOVED, committed=dropped, still_held_at=at(150)) == (at(130), Basis.COMMIT)
 
 
 @pytest.mark.parametrize("difference", [ADDED, REMOVED, OWNED])
 def test_without_a_baseline_nothing_is_known(difference: Difference) -> None:
-    found = asked(difference, baseline=None, committed={"ab": at(1)}, created={"ab": at(1)})
+    found = asked(
+        difference, baseline=None, committed={"ab": everywhere(at(1))}, created={"ab": at(1)}
+    )
 
     assert found == (None, Basis.UNKNOWN)
 
@@ -289,7 +306,7 @@ def test_a_change_of_unknown_history_counts_from_the_read_of_governance_that_lac
 
 # From run to run
 
-EVIDENCE: Final = Evidence(LAST, committed={"ab": at(130)})
+EVIDENCE: Final = Evidence(LAST, committed={"ab": everywhere(at(130))})
 
 
 def recorded(*differences: Difference, evidence: Evidence = EVIDENCE) -> ParityState:
@@ -327,7 +344,9 @@ def test_a_held_change_keeps_its_time_over_runs() -> None:
 def test_a_change_that_is_overtaken_before_it_is_published_counts_as_superseded() -> None:
     overtaken = Difference("ab", "owner", "one", "three")
 
-    state = record_changes(recorded(OWNED), [overtaken], Evidence(LAST, {"ab": at(160)}))
+    state = record_changes(
+        recorded(OWNED), [overtaken], Evidence(LAST, {"ab": everywhere(at(160))})
+    )
 
     (change,) = state.open
     assert (change.new, change.asked_at) == ("three", at(160))
@@ -431,10 +450,10 @@ def test_each_entry_counts_from_the_last_commit_that_changed_it() -> None:
     ]
 
     assert entry_changes(history) == {
-        "ab": at(30),
-        "cd": at(20),
-        "gone": at(30),
-        "new": at(20),
+        "ab": {"owner": at(30)},
+        "cd": {"owner": at(20)},
+        "gone": dict.fromkeys((STATE, "owner", "risk", "status"), at(30)),
+        "new": dict.fromkeys((STATE, "owner", "risk", "status"), at(20)),
     }
 
 
@@ -451,7 +470,7 @@ def test_an_entry_that_went_back_and_forth_and_on_counts_from_the_last_time() ->
 
     history = [(at(10 * place), governed(ab=owner)) for place, owner in enumerate(owners)]
 
-    assert entry_changes(history) == {"ab": at(30)}
+    assert entry_changes(history) == {"ab": {"owner": at(30)}}
 
 
 # Percentiles
