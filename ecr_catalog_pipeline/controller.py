@@ -7,7 +7,7 @@ the same ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,7 +18,7 @@ from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
 from ecr_catalog_pipeline.core.entity import EntityIdentity, read_published, same_content
-from ecr_catalog_pipeline.core.errors import GovernanceRefused
+from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
 from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
 from ecr_catalog_pipeline.core.inventory import Inventory
 from ecr_catalog_pipeline.core.parity import (
@@ -212,7 +212,7 @@ def track_changes(
     baseline = state.baseline
     committed: dict[str, dict[str, datetime]] = {}
     if baseline and differences and baseline.commit != governance.commit:
-        committed = entry_changes(_readable(repo.history(baseline.commit, governance.commit)))
+        committed = entry_changes(_history(repo, baseline.commit, governance.commit))
     evidence = Evidence(
         baseline=baseline,
         committed=committed,
@@ -238,17 +238,20 @@ def verify(
     identity: EntityIdentity,
     expected: str,
     *,
-    seconds: float = VISIBLE_SECONDS,
+    seconds: float | None = None,
 ) -> Verdict:
     """Ask Backstage until it serves what it should, or the time is up.
 
     What it serves at the first look is believed only if it is right; otherwise it is asked to read
     the entity's location again.
 
+    Args:
+        seconds: how long to ask; VISIBLE_SECONDS by default.
+
     Raises:
         BackstageUnavailable: it does not answer, or not to us.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (VISIBLE_SECONDS if seconds is None else seconds)
     verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
     if not verdict.parity:
         backstage.refresh(identity.namespace, identity.name)
@@ -258,8 +261,15 @@ def verify(
     return verdict
 
 
-def _readable(history: Iterable[tuple[datetime, bytes]]) -> list[tuple[datetime, Catalog]]:
-    """Leave out versions that were refused: no run ever read them."""
+def _history(repo: GovernanceRepo, since: str, until: str) -> list[tuple[datetime, Catalog]]:
+    """Give the catalogs since a commit, without those that were refused: no run ever read them.
+
+    What was published is recorded even when git does not tell its history: with coarser times.
+    """
+    try:
+        history = repo.history(since, until)
+    except GovernanceUnavailable:
+        return []
     catalogs = []
     for committed_at, content in history:
         try:

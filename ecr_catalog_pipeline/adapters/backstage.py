@@ -31,7 +31,7 @@ class BackstageCatalog:
         Raises:
             BackstageUnavailable: it does not answer, or not to us.
         """
-        path = f"/api/catalog/entities/by-name/resource/{quote(namespace)}/{quote(name)}"
+        path = f"/api/catalog/entities/by-name/resource/{_quoted(namespace)}/{_quoted(name)}"
         status, body = self._call("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
@@ -55,7 +55,12 @@ class BackstageCatalog:
 
     def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
-        token = os.environ.get(self._token_env, "") if self._token_env else ""
+        token = os.environ.get(self._token_env, "").strip() if self._token_env else ""
+        if not (token.isascii() and token.isprintable()):
+            raise BackstageUnavailable(
+                f"the token for Backstage at {self.url} holds characters that no header can carry",
+                mend=f"Put the bare token into the environment variable {self._token_env}.",
+            )
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
@@ -88,3 +93,7 @@ class BackstageCatalog:
             f"Backstage at {self.url} {what}",
             mend="Check backstage.url, the network and Backstage itself; what is published stays.",
         )
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="")

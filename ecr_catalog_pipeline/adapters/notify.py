@@ -32,22 +32,29 @@ class Notifier:
         return bool(self._environ.get(ALERT_URLS_VARIABLE, "").split())
 
     def send(self, alert: Alert) -> bool:
-        """Send an alert everywhere; False when one receiver did not take it.
+        """Send an alert to every receiver; False when none of them took it.
 
-        Without a URL the log is the only receiver.
+        One receiver that is down is logged, and makes the others hear nothing again. Without a URL
+        the log is the only receiver.
         """
         logger.warning("%s\n%s", alert.title, alert.body)
         if not self.is_heard:
             return True
+        # What Apprise says of a URL that it does not like holds the URL's token.
+        logging.getLogger("apprise").disabled = True
         import apprise  # noqa: PLC0415 - takes a second, and only an alert needs it
 
-        receivers = apprise.Apprise()
-        urls = self._environ[ALERT_URLS_VARIABLE].split()
-        for place, url in enumerate(urls, 1):
-            if not receivers.add(url):
-                logger.error("URL %s of %s is none that Apprise knows", place, ALERT_URLS_VARIABLE)
         kind = apprise.NotifyType.SUCCESS if alert.ended_at else apprise.NotifyType.FAILURE
-        return bool(receivers.notify(title=alert.title, body=alert.body, notify_type=kind))
+        taken = []
+        for place, url in enumerate(self._environ[ALERT_URLS_VARIABLE].split(), 1):
+            receiver = apprise.Apprise()
+            sent = receiver.add(url) and receiver.notify(
+                title=alert.title, body=alert.body, notify_type=kind
+            )
+            if not sent:
+                logger.error("URL %s of %s did not take %s", place, ALERT_URLS_VARIABLE, alert.key)
+            taken.append(bool(sent))
+        return any(taken)
 
     def ping(self) -> bool:
         """Fetch ECR_CATALOG_PING_URL, if there is one; False when that failed."""

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, LAST_SYNC, TYPE, content_digest
-from ecr_catalog_pipeline.core.governance import Catalog, Entry
+from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.plan import STATE, Difference, Plan
 
 # The fields of the entity's lines that governance decides, and where a governed entry keeps them.
@@ -26,6 +26,8 @@ _GOVERNED_FIELDS: Final = {
     "status": "status",
     "requested": "created_date",
 }
+
+_PENDING: Final = "pending"
 
 MAX_OPEN: Final = 1_000
 RECENT: Final = 25
@@ -90,8 +92,7 @@ class Evidence:
     """What is known of when changes were asked for.
 
     Attributes:
-        committed: for each governed entry that differs from the baseline's, when each field of
-            its line, or STATE, was committed as it is now.
+        committed: what `entry_changes` tells.
         created: when each repository that is in ECR now was created.
         still_held_at: the start of the last listing that had not changed since the baseline's.
     """
@@ -182,8 +183,8 @@ def entry_changes(
             with the commits' times.
 
     Returns:
-        For the name of each entry that changed, the time of each field of its line that did, and
-        of STATE where its status or its very existence did.
+        For the name of each entry that changed, the time of each field of its line that did, of
+        STATE where it may be live since or no more, and of "pending" where it is since or no more.
     """
     changed: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
     for (_, before), (committed_at, after) in pairwise(history):
@@ -227,14 +228,24 @@ def mark_published(state: ParityState, at: datetime) -> ParityState:
     )
 
 
-def close_published(state: ParityState, at: datetime) -> tuple[ParityState, tuple[Change, ...]]:
-    """Close every published change: Backstage was seen to serve it."""
+def close_published(
+    state: ParityState, visible_at: datetime, verified_at: datetime | None = None
+) -> tuple[ParityState, tuple[Change, ...]]:
+    """Close every published change: Backstage was seen to serve it.
+
+    Args:
+        visible_at: when it was first seen to.
+        verified_at: when it was last seen to; the same moment by default.
+    """
     closed = tuple(
-        replace(change, visible_at=at) for change in state.open if change.published_at is not None
+        replace(change, visible_at=visible_at)
+        for change in state.open
+        if change.published_at is not None
     )
     still_open = tuple(change for change in state.open if change.published_at is None)
     recent = (*reversed(closed), *state.recent)[:RECENT]
-    return replace(state, open=still_open, recent=recent, verified_at=at), closed
+    state = replace(state, open=still_open, recent=recent, verified_at=verified_at or visible_at)
+    return state, closed
 
 
 def percentile(values: Collection[float], percent: float) -> float | None:
@@ -253,7 +264,9 @@ def _asked(difference: Difference, evidence: Evidence) -> tuple[datetime | None,
     if baseline is None:
         return None, Basis.UNKNOWN
     times: list[tuple[datetime, Basis]] = []
-    committed = evidence.committed.get(name, {}).get(difference.field)
+    moves_live = difference.becomes_live or difference.leaves_live
+    governed = _PENDING if difference.field == STATE and not moves_live else difference.field
+    committed = evidence.committed.get(name, {}).get(governed)
     if committed is not None:
         times.append((committed, Basis.COMMIT))
         times.append((baseline.governance_began_at, Basis.LAST_READ))
@@ -280,11 +293,23 @@ def _last_read(difference: Difference, baseline: Baseline) -> datetime:
 
 
 def _changed_fields(old: Entry | None, new: Entry | None) -> Iterator[str]:
-    if old is None or new is None or old.status != new.status:
+    if _may_be_live(old) != _may_be_live(new):
         yield STATE
+    if _is_pending(old) != _is_pending(new):
+        yield _PENDING
     for line_field, attribute in _GOVERNED_FIELDS.items():
         if getattr(old, attribute, None) != getattr(new, attribute, None):
             yield line_field
+
+
+def _may_be_live(entry: Entry | None) -> bool:
+    """Whether governance lets a repository that is in AWS be live."""
+    return entry is not None and entry.status is not Status.DECOMMISSIONED
+
+
+def _is_pending(entry: Entry | None) -> bool:
+    """Whether governance lists a repository that is not in AWS as pending."""
+    return entry is not None and entry.status is Status.PENDING
 
 
 def _why_unpublished(plan: Plan) -> str:

@@ -80,7 +80,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
         closed: tuple[Change, ...] = ()
         if verdict.parity:
             at = _visible_at(context.instance, mirror, publication, state)
-            state, closed = close_published(state, at)
+            state, closed = close_published(state, at, verified_at=now_utc())
             resources.notifier.ping()
         now = now_utc()
         age = (now - state.verified_at).total_seconds() if state.verified_at else None
