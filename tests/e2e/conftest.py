@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.running import RunningDemo, running_demo
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
     if shutil.which("node") is None:
         pytest.skip("Node 20+ is not installed: there is no Backstage to ask")
