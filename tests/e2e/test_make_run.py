@@ -214,7 +214,7 @@ def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: 
     wait_for(
         lambda: bool(scheduled_runs(demo)), SCHEDULE_SECONDS + 30, "the schedule to start a run"
     )
-    assert "SUCCESS" in schedule_ticks(demo)
+    wait_for(lambda: "SUCCESS" in schedule_ticks(demo), 60, "a tick of the schedule to end")
     if shutil.which("node"):
         wait_for(lambda: "serves the entity" in demo.output.read_text(), 300, "Backstage to serve")
         wait_for(lambda: demo.verify() == 0, SCHEDULE_SECONDS, "Backstage to be in parity")
