@@ -212,12 +212,12 @@ def track_changes(
     baseline = state.baseline
     committed: dict[str, dict[str, datetime]] = {}
     if baseline and differences and baseline.commit != governance.commit:
-        committed = entry_changes(_history(repo, baseline.commit, governance.commit))
+        committed = entry_changes(_history(repo, baseline.commit, governance))
     evidence = Evidence(
         baseline=baseline,
         committed=committed,
         created={
-            each.name: each.created_at
+            each.name: min(each.created_at, inventory.began_at)
             for each in inventory.inventory.repositories
             if each.created_at is not None
         },
@@ -261,19 +261,22 @@ def verify(
     return verdict
 
 
-def _history(repo: GovernanceRepo, since: str, until: str) -> list[tuple[datetime, Catalog]]:
+def _history(
+    repo: GovernanceRepo, since: str, governance: GovernanceRead
+) -> list[tuple[datetime, Catalog]]:
     """Give the catalogs since a commit, without those that were refused: no run ever read them.
 
-    What was published is recorded even when git does not tell its history: with coarser times.
+    What was published is recorded even when git does not tell its history: with coarser times. A
+    committer's clock may be ahead; what was read was committed before its read began.
     """
     try:
-        history = repo.history(since, until)
+        history = repo.history(since, governance.commit)
     except GovernanceUnavailable:
         return []
     catalogs = []
     for committed_at, content in history:
         try:
-            catalogs.append((committed_at, parse_governance(content)))
+            catalogs.append((min(committed_at, governance.began_at), parse_governance(content)))
         except GovernanceRefused:
             continue
     return catalogs
