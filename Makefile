@@ -44,7 +44,7 @@ clean: ## Remove all that the other targets made, the demo and its history inclu
 # A real Backstage for the tests that ask one; without Node they are skipped, and say so.
 backstage/node_modules/.package-lock.json: backstage/package-lock.json
 	@if command -v npm >/dev/null; then \
-	  echo "Installing Backstage (once, 1 to 3 minutes) ..."; \
+	  echo "Installing Backstage (once, 1 to 4 minutes) ..."; \
 	  cd backstage && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
 	else echo "Node is missing: the tests against a real Backstage will be skipped"; fi
 

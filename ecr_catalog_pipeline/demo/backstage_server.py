@@ -125,7 +125,7 @@ class _Server:
             (self._folder / "package-lock.json").stat().st_mtime
         ):
             return True
-        click.echo("Backstage           installing, once, 1 to 3 minutes (npm ci)")
+        click.echo("Backstage           installing, once, 1 to 4 minutes (npm ci)")
         began = told = time.monotonic()
         child = self._start_child(["npm", "ci", "--no-audit", "--no-fund"])
         while child is not None and child.poll() is None:
