@@ -52,6 +52,7 @@ class Fault(Enum):
     HANG = auto()  # no answer until the fault is cleared or the fake closed; nothing is done
     DROP = auto()  # closed without an answer; what was asked for is done
     DROP_MID_BODY = auto()  # closed after half of the body
+    TRICKLE = auto()  # a byte of the body now and then, until cleared or closed
 
     # Status 200 and a body that is no answer, its Content-Length as it should be.
     TRUNCATED_BODY = auto()  # the first half of the answer
@@ -65,6 +66,7 @@ class Fault(Enum):
     DUPLICATES = auto()  # the page begins with the last repository of the page before
     REPEATED_TOKEN = auto()  # the token that was sent comes back
     EXPIRED_TOKEN = auto()  # a token is no longer known; a first page has none
+    SHIFTED_PAGE = auto()  # a token counts, so what is deleted before it hides as many behind
 
 
 LISTING_FAULTS: Final = frozenset(
@@ -75,6 +77,7 @@ LISTING_FAULTS: Final = frozenset(
         Fault.DUPLICATES,
         Fault.REPEATED_TOKEN,
         Fault.EXPIRED_TOKEN,
+        Fault.SHIFTED_PAGE,
     }
 )
 
@@ -125,8 +128,9 @@ class FakeAws:
         self._lock = threading.RLock()
         self._registries: dict[str, dict[str, _Repository]] = {}
         self._numbers = count(1)
-        self._tokens: dict[str, int] = {}
+        self._tokens: dict[str, _Place] = {}
         self._sessions: dict[str, _Session] = {}
+        self._secrets: set[str] = set()
         self._calls: list[Call] = []
         self._injections: list[_Injection] = []
         self._hooks: list[_Hook] = []
@@ -209,6 +213,17 @@ class FakeAws:
     def count(self, operation: str) -> int:
         return sum(call.operation == operation for call in self.calls)
 
+    def revoke(self) -> None:
+        """End every session of an assumed role."""
+        with self._lock:
+            self._sessions.clear()
+
+    @property
+    def secrets_given(self) -> frozenset[str]:
+        """Everything secret that was ever given to somebody who assumed a role."""
+        with self._lock:
+            return frozenset(self._secrets)
+
     # What goes wrong
 
     def fail(
@@ -241,7 +256,7 @@ class FakeAws:
     def after(
         self,
         operation: str,
-        callback: Callable[[Call], None],
+        callback: Callable[[Call], object],
         *,
         at: int = 1,
         times: int | None = 1,
@@ -274,6 +289,8 @@ class FakeAws:
             reply = Reply(error.status, protocol.content_type, protocol.write_error(error))
         for hook in hooks:
             hook.callback(call)
+        if injection is not None and fault is Fault.TRICKLE:
+            return replace(reply, trickles_until=injection.cleared)
         return _spoil(reply, fault)
 
     def _record(
@@ -354,25 +371,29 @@ class FakeAws:
         if not isinstance(size, int) or not 1 <= size <= 1_000:
             bound = "greater than or equal to 1" if size == 0 else "less than or equal to 1000"
             raise _invalid("maxResults", f"Member must have value {bound}")
-        if token is not None and (token not in self._tokens or fault is Fault.EXPIRED_TOKEN):
+        come_to = _Place(caller.account_id) if token is None else self._tokens.get(token)
+        expired = fault is Fault.EXPIRED_TOKEN and token is not None
+        if come_to is None or come_to.account_id != caller.account_id or expired:
             raise _invalid("nextToken", "Invalid or expired token")
 
-        after = self._tokens[token] if token is not None else 0
         omitted = fault.omits if isinstance(fault, StaleListing) else ()
         listed = [
             each
             for each in self._registry(caller.account_id).values()
             if each.described["repositoryName"] not in omitted
         ]
-        before = [each for each in listed if each.number <= after]
+        before = [each for each in listed if each.number <= come_to.after]
+        if fault is Fault.SHIFTED_PAGE:
+            before = listed[: come_to.count]
         rest = listed[len(before) :]
         page, rest = rest[:size], rest[size:]
         more = bool(rest)
         match fault:
             case Fault.EMPTY_PAGE:
-                page, more = [], True
+                page, rest, more = [], page + rest, True
             case Fault.LOST_PAGE:
-                page, more = rest[:size], len(rest) > size
+                page, rest = rest[:size], rest[size:]
+                more = bool(rest)
             case Fault.EARLY_END:
                 more = False
             case Fault.DUPLICATES:
@@ -383,13 +404,12 @@ class FakeAws:
         if fault is Fault.REPEATED_TOKEN and token is not None:
             answer["nextToken"] = token
         elif more or fault is Fault.REPEATED_TOKEN:
-            answer["nextToken"] = self._token(page[-1].number if page else after)
+            after = page[-1].number if page else come_to.after
+            answer["nextToken"] = secrets.token_urlsafe(48)
+            self._tokens[answer["nextToken"]] = _Place(
+                caller.account_id, after, len(listed) - len(rest)
+            )
         return answer
-
-    def _token(self, after: int) -> str:
-        token = secrets.token_urlsafe(48)
-        self._tokens[token] = after
-        return token
 
     def _create_repository(
         self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
@@ -494,13 +514,16 @@ class FakeAws:
             user_id=f"{role_id}:{session_name}",
         )
         access_key_id = "ASIA" + secrets.token_hex(8).upper()
-        session = _Session(caller, token=secrets.token_urlsafe(96))
+        session = _Session(
+            caller, token=secrets.token_urlsafe(96), secret=secrets.token_urlsafe(30)
+        )
         self._sessions[access_key_id] = session
+        self._secrets |= {session.secret, session.token}
         ends = datetime.now(UTC) + timedelta(seconds=int(parameters.get("DurationSeconds", 3600)))
         return {
             "Credentials": {
                 "AccessKeyId": access_key_id,
-                "SecretAccessKey": secrets.token_urlsafe(30),
+                "SecretAccessKey": session.secret,
                 "SessionToken": session.token,
                 "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ"),
             },
@@ -518,6 +541,15 @@ class _Repository:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """How far a listing has come, in whose registry."""
+
+    account_id: str
+    after: int = 0  # the number of the last repository, whatever is created or deleted meanwhile
+    count: int = 0  # how many repositories stood before
+
+
+@dataclass(frozen=True)
 class _Caller:
     account_id: str
     arn: str
@@ -532,6 +564,7 @@ class _Caller:
 class _Session:
     caller: _Caller
     token: str
+    secret: str
 
 
 _Operation = Callable[[Mapping[str, Any], _Caller, AnyFault | None], dict[str, Any]]
@@ -560,7 +593,7 @@ class _Injection(_Timed):
 
 @dataclass(eq=False)
 class _Hook(_Timed):
-    callback: Callable[[Call], None]
+    callback: Callable[[Call], object]
 
 
 # Refusals

@@ -38,6 +38,7 @@ class Reply:
     content_type: str
     body: bytes
     cut: bool = False  # the connection is dropped after half of the body
+    trickles_until: threading.Event | None = None  # a byte at a time, then it is dropped
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class _Query:
         return "".join(f"<{key}>{self._xml(each)}</{key}>" for key, each in value.items())
 
 
+TRICKLE_SECONDS: Final = 0.5
 JSON: Final = _Json()
 QUERY: Final = _Query()
 
@@ -188,8 +190,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
+        if reply.trickles_until is not None:
+            self._trickle(reply.body, reply.trickles_until)
+            return
         self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
         self.close_connection |= reply.cut
+
+    def _trickle(self, body: bytes, until: threading.Event) -> None:
+        self.close_connection = True
+        for byte in body:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            if until.wait(TRICKLE_SECONDS):
+                return
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: `FakeAws.calls` is the log."""

@@ -138,6 +138,17 @@ def test_a_token_that_was_never_given_is_refused(fake: FakeAws, ecr: ECRClient) 
         ecr.describe_repositories(nextToken="2")
 
 
+def test_a_token_of_another_account_is_refused(fake: FakeAws, ecr: ECRClient) -> None:
+    filled(fake, 3)
+    token = ecr.describe_repositories(maxResults=2)["nextToken"]
+    fake.fail(LIST, OtherAccount(ELSEWHERE), times=1)
+
+    with pytest.raises(ecr.exceptions.InvalidParameterException, match="nextToken"):
+        ecr.describe_repositories(maxResults=2, nextToken=token)
+
+    assert len(ecr.describe_repositories(maxResults=2, nextToken=token)["repositories"]) == 1
+
+
 @pytest.mark.parametrize("paging", [{"maxResults": 10}, {"nextToken": "anything"}])
 def test_names_and_paging_exclude_each_other(
     fake: FakeAws, ecr: ECRClient, paging: dict[str, Any]
@@ -251,6 +262,22 @@ def test_calls_of_an_assumed_role_are_recognisable_and_see_its_own_account(
         (WHO, given["AccessKeyId"]),
         (LIST, given["AccessKeyId"]),
     ]
+
+
+def test_a_revoked_session_is_refused_and_its_secrets_stay_known(
+    fake: FakeAws, sts: STSClient
+) -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/reader"
+    given = sts.assume_role(RoleArn=role, RoleSessionName="test")["Credentials"]
+    reader = client_of(fake, "ecr", key=given["AccessKeyId"], token=given["SessionToken"])
+    reader.describe_repositories()
+
+    fake.revoke()
+
+    with pytest.raises(ClientError) as caught:
+        reader.describe_repositories()
+    assert code_of(caught) == "UnrecognizedClientException"
+    assert fake.secrets_given == {given["SecretAccessKey"], given["SessionToken"]}
 
 
 @pytest.mark.parametrize(
@@ -413,6 +440,22 @@ def test_a_hanging_call_never_answers(fake: FakeAws) -> None:
     assert fake.count(LIST) == 1
 
 
+def test_a_body_trickles_in_faster_than_a_reader_loses_patience(fake: FakeAws) -> None:
+    filled(fake, 3)
+    fake.fail(LIST, Fault.TRICKLE)
+    impatient = client_of(fake, "ecr", read_timeout=5)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(impatient.describe_repositories)
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=2)
+
+        fake.clear()
+
+        # The rest never comes, and botocore reads what there is for an answer.
+        assert "repositories" not in answer.result(timeout=5)
+    assert fake.count(LIST) == 1
+
+
 @pytest.mark.parametrize("release", [FakeAws.clear, FakeAws.close])
 def test_a_hanging_call_is_dropped_once_the_fault_is_cleared_or_the_fake_closed(
     release: Any,
@@ -547,6 +590,30 @@ def test_a_token_expires(fake: FakeAws, ecr: ECRClient) -> None:
 
     assert fake.count(LIST) == 2
     assert listed(ecr, 1000) == names, "a listing of one page uses no token"
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2])
+def test_deletions_shift_the_pages_where_a_token_counts(
+    fake: FakeAws, ecr: ECRClient, deleted: int
+) -> None:
+    names = filled(fake, 6)
+    fake.fail(LIST, Fault.SHIFTED_PAGE)
+
+    def delete(_: Call) -> None:
+        for name in names[:deleted]:
+            fake.delete(name)
+
+    fake.after(LIST, delete)
+
+    assert listed(ecr) == names[:2] + names[2 + deleted :]
+
+
+def test_an_empty_page_hides_nothing_where_a_token_counts(fake: FakeAws, ecr: ECRClient) -> None:
+    names = filled(fake, 5)
+    fake.fail(LIST, Fault.SHIFTED_PAGE)
+    fake.fail(LIST, Fault.EMPTY_PAGE, at=2, times=1)
+
+    assert listed(ecr) == names
 
 
 def test_a_stale_listing_omits_what_a_look_up_finds(fake: FakeAws, ecr: ECRClient) -> None:
