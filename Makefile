@@ -8,7 +8,7 @@ BIN := .venv/bin
 # `make test ARGS="-k guard"` runs a part.
 ARGS ?=
 
-.PHONY: help setup run test lint fmt lock clean
+.PHONY: help setup run test lint fmt lock schemas clean
 
 help: ## Explain the targets
 	@echo "Usage: make TARGET"
@@ -35,6 +35,11 @@ lock: .venv/ready ## Pin the newest dependencies in requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 	  --no-emit-index-url --quiet --output-file requirements.lock
+
+schemas: .venv/ready ## Generate the JSON Schemas in schemas/ from the models
+	$(BIN)/ecr-catalog schema mirror > schemas/mirror.schema.json
+	$(BIN)/ecr-catalog schema governance > schemas/ecr-catalog.schema.json
+	$(BIN)/ecr-catalog schema governance --strict > schemas/ecr-catalog.strict.schema.json
 
 clean: ## Remove all that the other targets made, the demo and its history included
 	rm -rf .venv .demo history schedules storage cache logs dist .telemetry .logs_queue \

@@ -13,11 +13,16 @@ from typing import Any, Final, NoReturn
 import click
 
 from ecr_catalog_pipeline import controller, report, wiring
-from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
-from ecr_catalog_pipeline.core.errors import CatalogError
+from ecr_catalog_pipeline.catalog_files import catalog_files
+from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry, Publication
+from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.core.parity import judge_plan, judge_published
 from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities
+from ecr_catalog_pipeline.core.strict_yaml import readable
 from ecr_catalog_pipeline.demo.commands import demo
+from ecr_catalog_pipeline.init import init
+from ecr_catalog_pipeline.retire import retire
+from ecr_catalog_pipeline.schemas import schema_command
 from ecr_catalog_pipeline.settings import (
     LoadedMirrors,
     Mirror,
@@ -33,9 +38,6 @@ HELD: Final = 3
 
 GUARD_FOUND: Final = 1
 GUARD_UNREADABLE: Final = 2
-
-_CATALOG_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
-_SKIPPED_FOLDERS: Final = frozenset({".git", "node_modules", ".venv"})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,14 +66,14 @@ _mirror_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.optio
 @_mirror_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def plan(name: str, *, as_json: bool) -> int:
-    r"""Show what the next publication would change; publish nothing.
+    """Show what the next publication would change; publish nothing.
 
-    \b
     Exit code: 0 nothing to publish, 2 changes to publish, 3 held, 1 error.
     """
     mirror = _mirror(name)
     publisher = wiring.publisher(mirror, cache_folder(os.environ))
-    planned = plan_mirror(mirror)
+    with _telling_last_good(mirror):
+        planned = plan_mirror(mirror)
     if as_json:
         click.echo(json.dumps(report.plan_as_json(name, planned), ensure_ascii=False, indent=2))
     else:
@@ -90,17 +92,16 @@ def plan(name: str, *, as_json: bool) -> int:
     help="Publish a held plan. Goes for that very plan, and is void when the world moves.",
 )
 def sync(name: str, approve: str | None) -> int:
-    r"""Run the mirror's assets once: reconcile and publish.
+    """Run the mirror's assets once: reconcile and publish.
 
     Keeps its history in the Dagster instance of DAGSTER_HOME, and none when that is unset.
 
-    \b
     Exit code: 0 published or unchanged, 3 held, 1 error.
     """
     mirror = _mirror(name)
     with _progress("loading Dagster"):
         from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
-    with _progress(f"running the assets of {name}"):
+    with _telling_last_good(mirror), _progress(f"running the assets of {name}"):
         done = run_once(mirror, os.environ, approve=approve)
     plan, publication = done.planned.plan, done.publication
     where = wiring.publisher(mirror, cache_folder(os.environ)).where
@@ -109,12 +110,14 @@ def sync(name: str, approve: str | None) -> int:
             click.echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
         for reason in plan.reasons_held:
             click.echo(f"held: {reason}")
+        _tell_report(publication)
         click.echo(
             f"Nothing was published. Look with: ecr-catalog plan -m {name}\n"
             f"Approve with: ecr-catalog sync -m {name} --approve {plan.plan_hash}"
         )
         return HELD
     click.echo(f"{publication.outcome}: {plan.summary}\n{where}")
+    _tell_report(publication)
     if mirror.backstage:
         shown = "visible in Backstage" if done.in_parity else "not yet visible in Backstage"
         click.echo(f"{shown}: {done.parity_reason}")
@@ -125,22 +128,22 @@ def sync(name: str, approve: str | None) -> int:
 @_mirror_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def verify(name: str, *, as_json: bool) -> int:
-    r"""Compare what Backstage serves with what governance and AWS call for now.
+    """Compare what Backstage serves with what governance and AWS call for now.
 
     Without `backstage:` in the mirror file, what is published is compared.
 
-    \b
     Exit code: 0 in parity, 2 different or absent, 1 error.
     """
     mirror = _mirror(name)
-    plan = plan_mirror(mirror).plan
-    backstage = wiring.backstage(mirror)
-    if backstage is None:
-        verdict = judge_published(plan)
-    else:
-        with _progress("asking Backstage"):
-            served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
-        verdict = judge_plan(plan, served)
+    with _telling_last_good(mirror):
+        plan = plan_mirror(mirror).plan
+        backstage = wiring.backstage(mirror)
+        if backstage is None:
+            verdict = judge_published(plan)
+        else:
+            with _progress("asking Backstage"):
+                served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
+            verdict = judge_plan(plan, served)
     if as_json:
         answer = {
             "mirror": name,
@@ -159,30 +162,46 @@ def verify(name: str, *, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-def guard(paths: tuple[str, ...]) -> int:
-    r"""Find YAML that declares an ad-hoc ECR entity.
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "github"]),
+    default="text",
+    show_default=True,
+    help="`github` prints annotations for GitHub Actions.",
+)
+@click.option(
+    "--entity",
+    "own",
+    multiple=True,
+    metavar="NAME",
+    help="An entity that a mirror generates, where the mirror's file is not here. Repeatable.",
+)
+def guard(paths: tuple[str, ...], form: str, own: tuple[str, ...]) -> int:
+    """Find YAML that declares an ad-hoc ECR entity.
 
     Takes files and folders; of a folder every .yaml, .yml and .json file below it. YAML that
-    cannot be parsed, such as a template, is a warning.
+    cannot be parsed, such as a template, is a warning; the other documents of its file count.
 
-    \b
     Exit code: 0 clean, 1 found, 2 unreadable.
     """
-    entities = {mirror.identity.name for mirror in _mirrors_if_any().mirrors.values()}
+    entities = {mirror.identity.name for mirror in _mirrors_if_any().mirrors.values()} | {*own}
+    told = _as_annotation if form == "github" else _as_line
     found = unreadable = 0
-    for file in _catalog_files(paths):
+    for file in catalog_files(map(Path, paths)):
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            click.echo(f"{file}: cannot be read: {error}", err=True)
+            told("unreadable", file, f"cannot be read: {error}")
             unreadable += 1
             continue
         inspection = find_ad_hoc_entities(text, entities)
         for entity in inspection.found:
-            click.echo(f"{file}:{entity.line}: ad-hoc ECR entity {entity.name} ({entity.type})")
+            what = f"ad-hoc ECR entity {readable(entity.name)} ({entity.type})"
+            told("found", file, what, entity.line, entity.column)
             found += 1
-        if inspection.unparsed:
-            click.echo(f"{file}:{inspection.unparsed} (warning: not inspected further)", err=True)
+        for each in inspection.unparsed:
+            told("unparsed", file, each.problem, each.line, each.column)
     if found:
         click.echo(
             f"{found} ad-hoc ECR entities. Remove them: govern the repository in "
@@ -194,7 +213,40 @@ def guard(paths: tuple[str, ...]) -> int:
     return GUARD_FOUND if found else OK
 
 
+def _as_line(what: str, file: Path, words: str, line: int = 1, column: int = 1) -> None:
+    """Tell a finding of the guard as FILE:LINE: on stdout, all else on stderr."""
+    if what == "found":
+        click.echo(f"{file}:{line}: {words}")
+    elif what == "unparsed":
+        click.echo(f"{file}:{line}:{column}: {words} (warning: not inspected)", err=True)
+    else:
+        click.echo(f"{file}: {words}", err=True)
+
+
+def _as_annotation(what: str, file: Path, words: str, line: int = 1, column: int = 1) -> None:
+    """Tell a finding of the guard as a workflow command of GitHub Actions."""
+    level = "warning" if what == "unparsed" else "error"
+    title = {"found": "Ad-hoc ECR entity", "unparsed": "Not inspected", "unreadable": "Unreadable"}
+    message = words
+    if what == "found":
+        message += ". Govern the repository in ecr-catalog.yaml; the mirror's entity lists it."
+    place = ",".join(
+        f"{key}={_escaped(str(value), of_property=True)}"
+        for key, value in (("file", file), ("line", line), ("col", column), ("title", title[what]))
+    )
+    click.echo(f"::{level} {place}::{_escaped(message)}")
+
+
+def _escaped(text: str, *, of_property: bool = False) -> str:
+    """Escape as GitHub's runner undoes it: a message, or a property before it."""
+    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace(":", "%3A").replace(",", "%2C") if of_property else text
+
+
 cli.add_command(demo)
+cli.add_command(retire)
+cli.add_command(schema_command)
+cli.add_command(init)
 
 
 def plan_mirror(mirror: Mirror) -> PlannedRegistry:
@@ -230,7 +282,7 @@ def run(command: click.Command) -> NoReturn:
         click.echo("Stopped.", err=True)
         code = ERROR
     except CatalogError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", ())]), err=True)
         code = ERROR
     except Exception as error:
         if debug:
@@ -244,6 +296,33 @@ def run(command: click.Command) -> NoReturn:
     sys.exit(code)
 
 
+def _tell_report(publication: Publication) -> None:
+    """Say why the health report is not what it should be; nothing when it is."""
+    if publication.report and publication.report.problem:
+        click.echo(
+            f"health report: {publication.report.problem}. {publication.report.mend}", err=True
+        )
+
+
+@contextmanager
+def _telling_last_good(mirror: Mirror) -> Iterator[None]:
+    """Note on an error what stays published in spite of it, where the target can be read."""
+    try:
+        yield
+    except (TargetUnavailable, TargetRefused):
+        raise
+    except CatalogError as error:
+        try:
+            kept = controller.last_good(
+                wiring.publisher(mirror, cache_folder(os.environ)), mirror.identity
+            )
+        except CatalogError as unreadable:
+            error.add_note(f"What is published cannot be read, either: {unreadable.problem}.")
+        else:
+            error.add_note(f"Last good, as it was: {kept}.")
+        raise
+
+
 def _mirror(name: str) -> Mirror:
     return load_mirrors(mirrors_folder(os.environ)).get(name)
 
@@ -254,20 +333,6 @@ def _mirrors_if_any() -> LoadedMirrors:
     for error in loaded.errors.values():
         click.echo(f"warning: {error}", err=True)
     return loaded
-
-
-def _catalog_files(paths: tuple[str, ...]) -> Iterator[Path]:
-    for path in map(Path, paths):
-        if not path.is_dir():
-            yield path
-            continue
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
-            yield from (
-                Path(folder, file)
-                for file in sorted(files)
-                if Path(file).suffix.lower() in _CATALOG_SUFFIXES
-            )
 
 
 @contextmanager

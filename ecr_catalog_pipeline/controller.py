@@ -11,16 +11,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
+from ecr_catalog_pipeline.adapters.publisher import (
+    Beside,
+    BesidePublished,
+    Provenance,
+    Publisher,
+    PublisherBeside,
+)
 from ecr_catalog_pipeline.core.entity import EntityIdentity, read_published, same_content
-from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
+from ecr_catalog_pipeline.core.errors import (
+    CatalogError,
+    GovernanceRefused,
+    GovernanceUnavailable,
+)
 from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
+from ecr_catalog_pipeline.core.health import (
+    Origin,
+    RegistryHealth,
+    Style,
+    last_change,
+    place_report,
+    render_report,
+)
 from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.last_good import last_good_in_words
 from ecr_catalog_pipeline.core.parity import (
     Baseline,
     Evidence,
@@ -73,10 +93,15 @@ class InventoryRead:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRegistry:
-    """The reconciled registry and the plan that follows from it."""
+    """The reconciled registry and the plan that follows from it.
+
+    Attributes:
+        published_change: when the content that is published now last changed; None when unknown.
+    """
 
     registry: ReconciledRegistry
     plan: Plan
+    published_change: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +113,7 @@ class Publication:
         version: the target's version of it.
         equals_desired: the target, read back, holds what governance and AWS call for.
         published_at: when the target had taken it; None when nothing was written.
+        report: what became of the health report; None when the mirror has none.
     """
 
     outcome: Outcome
@@ -95,6 +121,16 @@ class Publication:
     version: str | None
     equals_desired: bool
     published_at: datetime | None = None
+    report: BesidePublished | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTarget:
+    """Where the health report goes, how, and where it comes from."""
+
+    path: str
+    style: Style
+    origin: Origin
 
 
 def now_utc() -> datetime:
@@ -130,6 +166,17 @@ def read_inventory(
     return InventoryRead(registry.read(uris), began_at)
 
 
+def last_good(publisher: Publisher, identity: EntityIdentity, clock: Clock = now_utc) -> str:
+    """Say what is published, and how old its content is.
+
+    Raises:
+        CatalogError: the target cannot be read, or holds something that is not ours.
+    """
+    content = publisher.read().content
+    published = read_published(content, identity) if content is not None else None
+    return last_good_in_words(published, clock())
+
+
 def plan_publication(
     mirror: Mirror,
     governance: GovernanceRead,
@@ -151,7 +198,7 @@ def plan_publication(
         reads_began_at=min(governance.began_at, inventory.began_at),
         now=clock(),
     )
-    return PlannedRegistry(registry, plan)
+    return PlannedRegistry(registry, plan, last_change(published.content))
 
 
 def publish(
@@ -168,33 +215,45 @@ def publish(
     Args:
         approve: the `plan_hash` that someone approved; it goes for that very plan.
     """
-    if plan.unchanged:
-        return Publication(Outcome.UNCHANGED, plan.digest, plan.expected, equals_desired=True)
-    if plan.held and approve != plan.plan_hash:
-        return Publication(
-            Outcome.HELD, plan.published_digest or "", plan.expected, equals_desired=False
-        )
+    left = _left_alone(plan, approve)
+    if left is not None:
+        return left
     plan.check_age(clock())
-    version = publisher.publish(
-        plan.content,
-        plan.expected,
-        Provenance(
-            mirror=mirror,
-            summary=plan.summary,
-            source_sha=plan.source_sha,
-            plan_hash=plan.plan_hash,
-            run_id=run_id,
-        ),
-    )
-    published_at = clock()
-    now = publisher.read().content
-    return Publication(
-        Outcome.PUBLISHED,
-        plan.digest,
-        version,
-        equals_desired=now is not None and same_content(now, plan.content),
-        published_at=published_at,
-    )
+    provenance = _provenance(plan, mirror, run_id, clock)
+    version = publisher.publish(plan.content, plan.expected, provenance)
+    return _published(publisher, plan, version, clock)
+
+
+def publish_with_report(
+    publisher: PublisherBeside,
+    plan: Plan,
+    health: RegistryHealth,
+    target: ReportTarget,
+    *,
+    mirror: str,
+    run_id: str,
+    approve: str | None = None,
+    clock: Clock = now_utc,
+) -> Publication:
+    """Publish a plan as `publish` does, and the health report in the same step.
+
+    The report goes out when its own content has changed, also when the entity stays. Whatever is
+    wrong with it never stops the entity.
+    """
+    left = _left_alone(plan, approve)
+    provenance = _provenance(plan, mirror, run_id, clock)
+    if left is None:
+        plan.check_age(clock())
+        beside = _beside(health.released(plan) if plan.held else health, target)
+        version, report = publisher.publish_with(plan.content, plan.expected, provenance, beside)
+        return replace(_published(publisher, plan, version, clock), report=report)
+    provenance = replace(provenance, summary=f"health report, entity {left.outcome}")
+    try:
+        plan.check_age(clock())
+        report = publisher.publish_beside(provenance, _beside(health, target))
+    except CatalogError as error:
+        report = BesidePublished(problem=error.problem, mend=error.mend)
+    return replace(left, report=report)
 
 
 def track_changes(
@@ -259,6 +318,47 @@ def verify(
         time.sleep(POLL_SECONDS)
         verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
     return verdict
+
+
+def _left_alone(plan: Plan, approve: str | None) -> Publication | None:
+    """What comes of a plan that does not go out; None when it does."""
+    if plan.unchanged:
+        return Publication(Outcome.UNCHANGED, plan.digest, plan.expected, equals_desired=True)
+    if plan.held and approve != plan.plan_hash:
+        return Publication(
+            Outcome.HELD, plan.published_digest or "", plan.expected, equals_desired=False
+        )
+    return None
+
+
+def _published(publisher: Publisher, plan: Plan, version: str, clock: Clock) -> Publication:
+    """Read back what was published."""
+    published_at = clock()
+    now = publisher.read().content
+    return Publication(
+        Outcome.PUBLISHED,
+        plan.digest,
+        version,
+        equals_desired=now is not None and same_content(now, plan.content),
+        published_at=published_at,
+    )
+
+
+def _provenance(plan: Plan, mirror: str, run_id: str, clock: Clock) -> Provenance:
+    return Provenance(
+        mirror=mirror,
+        summary=plan.summary,
+        source_sha=plan.source_sha,
+        plan_hash=plan.plan_hash,
+        run_id=run_id,
+        # Locks, fetches and retries take their time.
+        fence=lambda: plan.check_age(clock()),
+    )
+
+
+def _beside(health: RegistryHealth, target: ReportTarget) -> Beside:
+    report = render_report(health, target.origin, target.style)
+    return Beside(target.path, partial(place_report, report))
 
 
 def _history(

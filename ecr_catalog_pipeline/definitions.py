@@ -11,11 +11,13 @@ import dagster as dg
 
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.defs.assets import external_assets, mirror_assets
+from ecr_catalog_pipeline.defs.housekeeping import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
 from ecr_catalog_pipeline.defs.parity import parity_asset
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, mirror_resources
 from ecr_catalog_pipeline.defs.sensors import change_sensor, parity_watch
+from ecr_catalog_pipeline.defs.sprawl import sprawl_checks
 from ecr_catalog_pipeline.settings import LoadedMirrors, cache_folder, load_mirrors, mirrors_folder
 
 logger = logging.getLogger(__name__)
@@ -42,13 +44,22 @@ def build_definitions(
     cache = cache_folder(environ)
     overrides = resource_overrides or {}
     shared = {"io_manager": json_io_manager, NOTIFIER: Notifier(environ), **overrides}
-    parts = [dg.Definitions(resources=shared)]
+    housekeeping = housekeeping_job(loaded.mirrors)
+    parts = [
+        dg.Definitions(
+            resources=shared,
+            jobs=[housekeeping],
+            schedules=[housekeeping_schedule(housekeeping)],
+        )
+    ]
+    entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
     for mirror in loaded.mirrors.values():
         computed = [*mirror_assets(mirror), parity_asset(mirror)]
         job = sync_job(mirror, computed)
         parts.append(
             dg.Definitions(
                 assets=[*external_assets(mirror), *computed],
+                asset_checks=sprawl_checks(mirror, entities),
                 jobs=[job],
                 schedules=[sync_schedule(mirror, job)],
                 sensors=[change_sensor(mirror, job), parity_watch(mirror)],

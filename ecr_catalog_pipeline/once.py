@@ -34,7 +34,12 @@ def run_once(mirror: Mirror, environ: Mapping[str, str], *, approve: str | None 
     Raises:
         CatalogError: what stopped the run.
     """
-    definitions = build_definitions(LoadedMirrors({mirror.name: mirror}, {}), environ=environ)
+    definitions = build_definitions(
+        LoadedMirrors({mirror.name: mirror}, {}),
+        environ=environ,
+        # A run of the daemon may be under way; neither must read the other's values.
+        resource_overrides={"io_manager": dg.mem_io_manager},
+    )
     job = definitions.resolve_job_def(sync_job_name(mirror.name))
     config: dict[str, object] = {
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},

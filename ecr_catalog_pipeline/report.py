@@ -57,6 +57,7 @@ def plan_as_text(mirror: str, where: str, planned: PlannedRegistry) -> Iterator[
     plan, registry = planned.plan, planned.registry
     yield f"Mirror {style(mirror, bold=True)}, governance at {plan.source_sha[:12]}"
     yield f"Publishes to {where}"
+    yield f"Published now: {plan.last_good}"
     yield ""
     yield from _states(registry.repositories)
     yield ""
@@ -119,6 +120,7 @@ def _finding_line(finding: Finding) -> str:
 def _hold(mirror: str, plan: Plan) -> Iterator[str]:
     yield style("Held by the removal guard:", fg="red", bold=True)
     yield from (f"  {reason}" for reason in plan.reasons_held)
+    yield f"Until then the last good stays: {plan.last_good}"
     yield f"Approve this very plan with: ecr-catalog sync -m {mirror} --approve {plan.plan_hash}"
     yield ""
 

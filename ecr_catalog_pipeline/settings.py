@@ -12,32 +12,65 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from ecr_catalog_pipeline.core.entity import EntityIdentity
+from ecr_catalog_pipeline.core.entity import (
+    MAX_NAME,
+    MAX_TEXT,
+    NAME,
+    NAMESPACE,
+    EntityIdentity,
+    clean_text,
+)
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.guard import RemovalLimits
-from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents
+from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents, quoted
 
 MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
+MAX_SLO_SECONDS: Final = 604_800
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
 _TRANSPORT_HELPER: Final = re.compile(r"[A-Za-z0-9+.-]*::")
 _SCP_LIKE: Final = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9._-]+):.+")
 _NO_REPOSITORY: Final = "is no repository: use https, ssh or a local path"
+# What hosts begin their tokens with, and what a person or a bot is hardly called; APKA begins the
+# id of an SSH key in CodeCommit, which is its user name and no secret.
+_TOKEN: Final = re.compile(
+    r"(?:gh[a-z]_|github_pat_|gl[a-z]+-|ATBB|ATCTT|eyJ)"
+    r"|(?!APKA)(?=[A-Za-z_=-]*[0-9])[A-Za-z0-9]{20}[A-Za-z0-9_=-]*$"
+)
+_CREDENTIALS_ELSEWHERE: Final = (
+    "leave it out and use a git credential helper, GIT_ASKPASS or an SSH agent"
+)
+# Names that Windows takes for `.git`, once their trailing dots and spaces are gone.
+_GIT_FOLDERS: Final = frozenset({".git", "git~1"})
+_DEVICES: Final = ("/dev", "/proc", "/sys")
+
+_HTTP_URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#@]+(?:/[^\s?#]*)?\??#?$"
+_REPOSITORY_PATTERN: Final = (
+    r"^(?!-)(?![A-Za-z0-9+.-]*::)"
+    r"(?! *(?:[Hh][Tt][Tt][Pp][Ss]|[Ss][Ss][Hh])://[^/?#]*:[^/?#]*@)"
+    r"(?:(?!.*://)| *(?:[Hh][Tt][Tt][Pp][Ss]|[Ss][Ss][Hh]|[Ff][Ii][Ll][Ee]):).+$"
+)
+_PATH_PATTERN: Final = (
+    r"^(?!/)(?!(?:\.?/)*\.?$)(?!(?:.*/)?\.\.(?:/|$))"
+    r"(?!(?:.*/)?(?:\.[Gg][Ii][Tt]|[Gg][Ii][Tt]~1)[. ]*(?::[^/]*)?(?:/|$))[^\\]+$"
+)
+_BRANCH_PATTERN: Final = rf"^(?!@$)(?!-){_BRANCH_PART.pattern}(?:/{_BRANCH_PART.pattern})*$"
 
 
 def _repository(value: str, info: ValidationInfo) -> str:
@@ -51,8 +84,9 @@ def _repository(value: str, info: ValidationInfo) -> str:
     if scp and not value.startswith((".", "/", "~")):
         if scp["host"].startswith("-") or (scp["user"] or "").startswith("-"):
             raise ValueError(_NO_REPOSITORY)
+        _refuse_token(scp["user"] or scp["host"])
         return value
-    return str(_local_path(value, info).resolve())
+    return str(_resolved(_local_path(value, info)))
 
 
 def _repository_url(value: str) -> str:
@@ -60,10 +94,10 @@ def _repository_url(value: str) -> str:
     if parts.scheme not in {"https", "ssh", "file"}:
         raise ValueError(f"uses {parts.scheme}: use https, ssh or a local path")
     if parts.password is not None:
-        raise ValueError(
-            "carries a password: leave it out and use a git credential helper, "
-            "GIT_ASKPASS or an SSH agent"
-        )
+        raise ValueError(f"carries a password: {_CREDENTIALS_ELSEWHERE}")
+    if parts.scheme != "file" and (parts.query or parts.fragment):
+        raise ValueError(f"carries a query or a fragment: {_CREDENTIALS_ELSEWHERE}")
+    _refuse_token(unquote(parts.username or ""))
     if parts.scheme == "file":
         return value
     _check_port(parts)
@@ -71,6 +105,12 @@ def _repository_url(value: str) -> str:
     if hostname.startswith("-") or username.startswith("-"):
         raise ValueError(_NO_REPOSITORY)
     return value
+
+
+def _refuse_token(user: str) -> None:
+    """Refuse a user name that is a secret: git would keep it, and processes would show it."""
+    if _TOKEN.match(user):
+        raise ValueError(f"carries a token as its user name: {_CREDENTIALS_ELSEWHERE}")
 
 
 def _check_port(parts: SplitResult) -> None:
@@ -89,14 +129,26 @@ def _local_path(value: str, info: ValidationInfo) -> Path:
         raise ValueError(f"names a home folder that is not known: {value}") from None
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise ValueError("leads through symbolic links without an end") from None
+
+
 def _path_in_repository(value: str) -> str:
     path = PurePosixPath(value)
     odd = not value.isprintable() or "\\" in value
     if odd or path.is_absolute() or not path.parts or ".." in path.parts:
         raise ValueError("must be a path inside the repository, without ..")
-    if any(part.lower() == ".git" for part in path.parts):
+    if any(_is_git_folder(part) for part in path.parts):
         raise ValueError("must not lie in .git")
     return str(path)
+
+
+def _is_git_folder(part: str) -> bool:
+    """Whether some file system takes a name for `.git`: any case, `.git .`, `.git::$INDEX`."""
+    return part.partition(":")[0].rstrip(". ").lower() in _GIT_FOLDERS
 
 
 def _branch(value: str) -> str:
@@ -111,12 +163,23 @@ def _branch(value: str) -> str:
 
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not _is_line(value):
         raise ValueError("must be a URL such as https://host:port")
-    if parts.username is not None:
-        raise ValueError("must carry no credentials")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must carry no credentials, no query and no fragment")
     _check_port(parts)
     return value.rstrip("/")
+
+
+def _is_line(value: str) -> bool:
+    """Whether a text is printable and holds no space."""
+    return value.isprintable() and " " not in value
+
+
+def _key(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must be printable characters")
+    return value
 
 
 def _folder(info: ValidationInfo) -> Path:
@@ -125,10 +188,23 @@ def _folder(info: ValidationInfo) -> Path:
     return folder
 
 
-Repository = Annotated[str, AfterValidator(_repository)]
-RepositoryPath = Annotated[str, AfterValidator(_path_in_repository)]
-Branch = Annotated[str, AfterValidator(_branch)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+# The patterns are for the JSON Schema: what a validator accepts they accept, and they catch most of
+# what it refuses.
+Repository = Annotated[
+    str, AfterValidator(_repository), Field(json_schema_extra={"pattern": _REPOSITORY_PATTERN})
+]
+RepositoryPath = Annotated[
+    str, AfterValidator(_path_in_repository), Field(json_schema_extra={"pattern": _PATH_PATTERN})
+]
+Branch = Annotated[
+    str, AfterValidator(_branch), Field(json_schema_extra={"pattern": _BRANCH_PATTERN})
+]
+HttpUrl = Annotated[
+    str, AfterValidator(_http_url), Field(json_schema_extra={"pattern": _HTTP_URL_PATTERN})
+]
+
+
+_LINE_SCHEMA: Final[dict[str, JsonValue]] = {"pattern": r"\S", "maxLength": MAX_TEXT}
 
 
 class _Settings(BaseModel):
@@ -138,37 +214,95 @@ class _Settings(BaseModel):
 class GovernanceSettings(_Settings):
     """Where the governance file lies."""
 
-    repository: Repository
-    branch: Branch = "main"
-    path: RepositoryPath = "ecr-catalog.yaml"
+    repository: Repository = Field(
+        description="The git repository of the governance file: an https or ssh URL, or a path "
+        "relative to this file. No password: git's own helpers bring credentials.",
+        examples=["git@github.com:example/platform.git"],
+    )
+    branch: Branch = Field(default="main", description="The branch that is read, at its tip.")
+    path: RepositoryPath = Field(
+        default="ecr-catalog.yaml", description="The governance file inside that repository."
+    )
 
 
 class RegistrySettings(_Settings):
     """Which ECR registry is mirrored."""
 
-    region: str = Field(pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$")
-    account_id: str | None = Field(default=None, pattern=r"^[0-9]{12}$")
-    role_arn: str | None = Field(default=None, pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/.+$")
-    endpoint_url: HttpUrl | None = None
+    region: str = Field(
+        pattern=r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$",
+        description="The AWS region of the registry.",
+        examples=["eu-west-2"],
+    )
+    account_id: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{12}$",
+        description="The AWS account of the registry; an answer from any other one is refused. "
+        "Without it, the account of what is published counts.",
+        examples=["123456789012"],
+    )
+    role_arn: str | None = Field(
+        default=None,
+        pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]+$",
+        description="The role to assume with the process's own credentials; none by default.",
+        examples=["arn:aws:iam::123456789012:role/ecr-catalog"],
+    )
+    endpoint_url: HttpUrl | None = Field(
+        default=None,
+        description="Where every AWS service of this mirror answers, instead of AWS itself. "
+        "Plain HTTP on loopback counts as an emulator and only ever gets dummy keys.",
+        examples=["http://127.0.0.1:5055"],
+    )
 
 
 class EntitySettings(_Settings):
     """What the entity says of itself; name and title follow from the mirror's name."""
 
-    name: str | None = None
-    namespace: str = "default"
-    title: str | None = None
-    owner: str = "platform-team"
-    system: str | None = "container-registry"
+    name: str | None = Field(
+        default=None,
+        description="The entity's name in Backstage; by default the mirror's name and "
+        "`-ecr-registry`.",
+        examples=["goldenpath-ecr-registry"],
+        json_schema_extra={"pattern": f"^(?:{NAME.pattern})?$", "maxLength": MAX_NAME},
+    )
+    namespace: str = Field(
+        default="default",
+        description="The entity's namespace in Backstage.",
+        json_schema_extra={"pattern": f"^{NAMESPACE.pattern}$", "maxLength": MAX_NAME},
+    )
+    title: str | None = Field(
+        default=None,
+        description="What Backstage shows as the entity's title; one line.",
+        json_schema_extra={"maxLength": MAX_TEXT},
+    )
+    owner: str = Field(
+        default="platform-team",
+        description="The owner of the entity: a group or user that Backstage knows.",
+        json_schema_extra=_LINE_SCHEMA,
+    )
+    system: str | None = Field(
+        default="container-registry",
+        description="The system that the entity belongs to; null leaves it out.",
+        json_schema_extra=_LINE_SCHEMA,
+    )
 
 
 class GitTarget(_Settings):
     """Publish as a commit."""
 
-    kind: Literal["git"]
-    repository: Repository
-    branch: Branch = "governance-registry"
-    path: RepositoryPath = "catalog/resources/ecr-registry.yaml"
+    kind: Literal["git"] = Field(description="Where the entity is published: git, s3 or file.")
+    repository: Repository = Field(
+        description="The git repository that the entity is pushed to: an https or ssh URL, or a "
+        "path relative to this file. No password: git's own helpers bring credentials.",
+        examples=["git@github.com:example/platform.git"],
+    )
+    branch: Branch = Field(
+        default="governance-registry",
+        description="The branch that is pushed to; made when it is missing.",
+    )
+    path: RepositoryPath = Field(
+        default="catalog/resources/ecr-registry.yaml",
+        description="The entity's file; nothing else of the repository is changed.",
+    )
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -179,10 +313,24 @@ class GitTarget(_Settings):
 class S3Target(_Settings):
     """Publish as an object, which Backstage reads natively."""
 
-    kind: Literal["s3"]
-    bucket: str = Field(min_length=3, max_length=63)
-    key: str = Field(min_length=1, max_length=1024)
-    endpoint_url: HttpUrl | None = None
+    kind: Literal["s3"] = Field(description="Where the entity is published: git, s3 or file.")
+    bucket: str = Field(
+        min_length=3,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="The bucket that Backstage reads.",
+        examples=["example-catalog"],
+    )
+    key: Annotated[str, AfterValidator(_key)] = Field(
+        min_length=1,
+        max_length=1024,
+        description="The entity's key in the bucket.",
+        examples=["ecr-registries/goldenpath.yaml"],
+    )
+    endpoint_url: HttpUrl | None = Field(
+        default=None,
+        description="Where S3 answers; by default where every AWS service of this mirror does.",
+    )
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -193,15 +341,22 @@ class S3Target(_Settings):
 class FileTarget(_Settings):
     """Publish as a local file."""
 
-    kind: Literal["file"]
-    path: str = Field(min_length=1)
+    kind: Literal["file"] = Field(description="Where the entity is published: git, s3 or file.")
+    path: str = Field(
+        min_length=1,
+        description="The entity's file; a relative path is relative to the folder of this file.",
+        examples=["../published/ecr-registry.yaml"],
+    )
 
     @field_validator("path")
     @classmethod
     def _resolve(cls, value: str, info: ValidationInfo) -> str:
         path = _local_path(value, info)
         # The last part stays as written, so that a symbolic link there is seen.
-        return str(path.parent.resolve() / path.name)
+        resolved = _resolved(path.parent) / path.name
+        if any(resolved.is_relative_to(device) for device in _DEVICES):
+            raise ValueError(f"lies in {', '.join(_DEVICES)}: name a file")
+        return str(resolved)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -215,34 +370,132 @@ Target = Annotated[GitTarget | S3Target | FileTarget, Field(discriminator="kind"
 class BackstageSettings(_Settings):
     """The Backstage that shows the entity; the token is read from that variable when used."""
 
-    url: HttpUrl
-    token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    url: HttpUrl = Field(
+        description="Where Backstage's backend answers.", examples=["https://backstage.example.com"]
+    )
+    token_env: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="The name of the environment variable that holds the token for Backstage; the "
+        "token itself is never written here.",
+        examples=["BACKSTAGE_TOKEN"],
+    )
 
 
 class ParitySettings(_Settings):
     """The promise, in seconds from a change to its being visible."""
 
-    slo_seconds: int = Field(default=180, gt=0)
+    slo_seconds: int = Field(
+        default=180,
+        gt=0,
+        le=MAX_SLO_SECONDS,
+        description="How many seconds a change may take until Backstage shows it.",
+    )
 
 
 class GuardSettings(_Settings):
     """What a plan may remove unasked."""
 
-    max_removals: int = Field(default=10, ge=0)
-    max_removal_percent: float = Field(default=20.0, ge=0, le=100)
+    max_removals: int = Field(
+        default=10,
+        ge=0,
+        description="How many repositories a plan may remove before it is held for approval.",
+    )
+    max_removal_percent: float = Field(
+        default=20.0,
+        ge=0,
+        le=100,
+        description="How many per cent of the listed repositories a plan that removes 3 or more "
+        "may remove before it is held.",
+    )
+
+
+class SprawlSettings(_Settings):
+    """Where somebody might declare ECR entities by hand."""
+
+    repository: Repository = Field(
+        description="The git repository of the Backstage catalog, in which ad-hoc ECR entities "
+        "are looked for.",
+        examples=["git@github.com:example/catalog.git"],
+    )
+    branch: Branch = Field(default="main", description="The branch that is read, at its tip.")
+    paths: tuple[RepositoryPath, ...] = Field(
+        default=(),
+        description="The folders and files to look at; the whole repository by default.",
+        examples=[["catalog"]],
+    )
+
+
+class HealthSettings(_Settings):
+    """Where the health report goes: beside the entity, into the same commit."""
+
+    path: RepositoryPath = Field(
+        description="The report's file, in the repository and on the branch of `publish`, which "
+        "must be of kind git.",
+        examples=["docs/PLATFORM_HEALTH.md"],
+    )
+    style: Literal["section", "file"] = Field(
+        default="section",
+        description="section: between two marker lines in a file of yours. file: a file of its "
+        "own, with frontmatter.",
+    )
+    env: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="What the frontmatter calls the environment; by default the mirror's name.",
+        examples=["prod"],
+    )
 
 
 class Mirror(_Settings):
     """One governance file, one ECR registry, one entity."""
 
-    name: str
-    governance: GovernanceSettings
-    registry: RegistrySettings
-    entity: EntitySettings = EntitySettings()
-    publish: Target
-    backstage: BackstageSettings | None = None
-    parity: ParitySettings = ParitySettings()
-    guard: GuardSettings = GuardSettings()
+    name: str = Field(
+        description="The mirror's name. Optional: it is the file's name without .yaml, and must "
+        "equal it.",
+        json_schema_extra={"pattern": f"^{_NAME.pattern}$"},
+    )
+    governance: GovernanceSettings = Field(description="Where the governance file lies.")
+    registry: RegistrySettings = Field(description="Which ECR registry is mirrored.")
+    entity: EntitySettings = Field(
+        default=EntitySettings(),
+        description="What the entity says of itself; all of it is optional.",
+    )
+    publish: Target = Field(description="Where the entity is published.")
+    backstage: BackstageSettings | None = Field(
+        default=None,
+        description="The Backstage that shows the entity and is asked whether it does. Without it "
+        "parity is measured to the publication.",
+    )
+    parity: ParitySettings = Field(
+        default=ParitySettings(), description="The promise that is measured and alerted on."
+    )
+    guard: GuardSettings = Field(
+        default=GuardSettings(), description="What a plan may remove unasked."
+    )
+    sprawl: SprawlSettings | None = Field(
+        default=None,
+        description="Look for ad-hoc ECR entities in the catalog repository at every tick.",
+    )
+    health: HealthSettings | None = Field(
+        default=None,
+        description="Publish the registry's health as Markdown beside the entity; only with "
+        "publish.kind git.",
+    )
+
+    @model_validator(mode="after")
+    def _check_health(self) -> Self:
+        if self.health is None:
+            return self
+        if self.publish.kind != "git":
+            raise ValueError(
+                "health: goes into the commit that publishes the entity: use publish.kind git, "
+                "or leave health out"
+            )
+        entity, report = PurePosixPath(self.publish.path), PurePosixPath(self.health.path)
+        if entity == report or entity in report.parents or report in entity.parents:
+            raise ValueError("health.path: must name another file than publish.path")
+        return self
 
     @model_validator(mode="after")
     def _check_entity(self) -> Self:
@@ -271,6 +524,13 @@ class Mirror(_Settings):
         """What makes the targets of two mirrors the same one."""
         endpoint = self.s3_endpoint_url if isinstance(self.publish, S3Target) else None
         return (endpoint or "", *self.publish.identity)
+
+    @property
+    def health_identity(self) -> tuple[str, ...] | None:
+        """What makes the files of two health reports, or of one and an entity, the same one."""
+        if self.health is None or not isinstance(self.publish, GitTarget):
+            return None
+        return ("", *self.publish.model_copy(update={"path": self.health.path}).identity)
 
     @property
     def s3_endpoint_url(self) -> str | None:
@@ -340,33 +600,38 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
         try:
             mirrors[path.stem] = load_mirror(path)
         except SettingsError as error:
-            errors[path.stem if path.suffix == ".yaml" else path.name] = error
+            errors[clean_text(path.stem if path.suffix == ".yaml" else path.name)] = error
     shared = _shared_targets(mirrors, folder.name)
     usable = {name: mirror for name, mirror in mirrors.items() if name not in shared}
     return LoadedMirrors(usable, {**errors, **shared})
 
 
-def load_mirror(path: Path) -> Mirror:
+def load_mirror(path: Path, text: str | None = None) -> Mirror:
     """Load one mirror file.
+
+    Args:
+        text: read instead of the file, as if it stood there.
 
     Raises:
         SettingsError: naming the file, the key and the mend.
     """
-    shown = f"{path.parent.name}/{path.name}"
+    # A file's name may hold anything, even bytes that are no text.
+    shown = clean_text(f"{path.parent.name}/{path.name}")
     if path.suffix != ".yaml" or not _NAME.fullmatch(path.stem):
         raise SettingsError(
-            f"{shown}: {path.stem!r} cannot name a mirror",
+            f"{shown}: {clean_text(path.stem)!r} cannot name a mirror",
             mend="Name the file NAME.yaml: a lower-case letter, then at most 40 of a-z 0-9 _.",
         )
     try:
-        documents = list(parse_documents(path.read_text(encoding="utf-8")))
+        content = path.read_text(encoding="utf-8") if text is None else text
+        documents = list(parse_documents(content))
     except YamlFault as fault:
         raise SettingsError(
             f"{shown}:{fault.line}:{fault.column}: {fault.problem}", mend="Mend it there."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{shown}: cannot be read: {error}", mend="Make it a readable UTF-8 file."
+            f"{shown}: cannot be read: {_reason(error)}", mend="Make it a readable UTF-8 file."
         ) from None
     data = documents[0].value if len(documents) == 1 else None
     if not isinstance(data, dict):
@@ -376,7 +641,7 @@ def load_mirror(path: Path) -> Mirror:
         )
     if data.setdefault("name", path.stem) != path.stem:
         raise SettingsError(
-            f"{shown}: name: is {data['name']!r}, the file's stem is {path.stem!r}",
+            f"{shown}: name: is {_shown(data['name'])}, the file's stem is {path.stem!r}",
             mend="Make them equal, or leave `name` out.",
         )
     try:
@@ -386,9 +651,19 @@ def load_mirror(path: Path) -> Mirror:
         raise SettingsError(f"{shown}: {'; '.join(problems)}", mend="Mend these keys.") from None
 
 
+def _shown(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else "no text"
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no UTF-8"
+    return error.strerror or type(error).__name__
+
+
 def _problem(detail: Any) -> str:
     """Say what one validation error means, in the words of the file."""
-    steps = [str(step) for step in detail["loc"]]
+    steps = [clean_text(str(step)) for step in detail["loc"]]
     # pydantic puts the chosen kind of target into the path; the file has no such key.
     if len(steps) > 1 and steps[0] == "publish" and steps[1] in {"git", "s3", "file"}:
         del steps[1]
@@ -413,17 +688,26 @@ def _same_repository(repository: str) -> str:
 
 
 def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, SettingsError]:
-    """Refuse every mirror that shares its target: none of them is known to be the right one."""
-    by_target: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    """Refuse every mirror that shares its target: none of them is known to be the right one.
+
+    Only the sections of several health reports may go to one file.
+    """
+    sharing: defaultdict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    owning: set[tuple[str, ...]] = set()
     for name, mirror in mirrors.items():
-        by_target[mirror.target_identity].append(name)
+        sharing[mirror.target_identity].append((name, "publish"))
+        owning.add(mirror.target_identity)
+        if mirror.health and (report := mirror.health_identity):
+            sharing[report].append((name, "health.path"))
+            if mirror.health.style == "file":
+                owning.add(report)
     return {
         name: SettingsError(
-            f"{folder}/{name}.yaml: publish: is also the target of "
-            f"{', '.join(other for other in names if other != name)}",
+            f"{folder}/{name}.yaml: {key}: is also the target of "
+            f"{', '.join(other for other, _ in found if other != name)}",
             mend="Give every mirror a target of its own.",
         )
-        for names in by_target.values()
-        if len(names) > 1
-        for name in names
+        for target, found in sharing.items()
+        if target in owning and len(found) > 1
+        for name, key in found
     }

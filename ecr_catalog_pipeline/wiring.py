@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
+from ecr_catalog_pipeline.adapters.catalog_repo import CatalogRepo
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceRepo
 from ecr_catalog_pipeline.adapters.publish_file import FilePublisher
@@ -36,6 +37,12 @@ def backstage(mirror: Mirror) -> BackstageCatalog | None:
     return BackstageCatalog(settings.url, settings.token_env) if settings else None
 
 
+def catalog_repo(mirror: Mirror, cache: Path) -> CatalogRepo | None:
+    """Give the catalog repository of a mirror; None when it names none."""
+    sprawl = mirror.sprawl
+    return CatalogRepo(sprawl.repository, sprawl.branch, sprawl.paths, cache) if sprawl else None
+
+
 def publisher(mirror: Mirror, cache: Path) -> Publisher:
     """Give the publication target of a mirror."""
     target = mirror.publish
@@ -48,8 +55,10 @@ def publisher(mirror: Mirror, cache: Path) -> Publisher:
 
 def _s3_publisher(mirror: Mirror, target: S3Target) -> Publisher:
     # Imported here: dagster-aws takes two seconds to import, and only this target needs it.
-    from ecr_catalog_pipeline.adapters.publish_s3 import S3Publisher  # noqa: PLC0415
-    from ecr_catalog_pipeline.defs.resources import CatalogS3Resource  # noqa: PLC0415
+    from ecr_catalog_pipeline.adapters.publish_s3 import (  # noqa: PLC0415
+        CatalogS3Resource,
+        S3Publisher,
+    )
 
     resource = CatalogS3Resource(
         region_name=mirror.registry.region, endpoint_url=mirror.s3_endpoint_url

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ecr_catalog_pipeline.core.entity import clean_text
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
 ATTEMPTS: Final = 4
+MAX_TOLD: Final = 300
+_CREDENTIALS: Final = re.compile(
+    r"((?:security-token|authorization|credential|signature)[\w-]*\"?\s*[:=]\s*)"
+    r"(?:AWS4-HMAC-SHA256\s+)?[^\s,&]+",
+    re.IGNORECASE,
+)
 GIVE_UP_AFTER: Final = 40
 """Seconds after which a source is given up, whatever is still being retried."""
+
+
+_Answer = TypeVar("_Answer")
 
 
 class OutOfTimeError(Exception):
@@ -59,6 +74,22 @@ def is_emulator(endpoint_url: str | None) -> bool:
         return False
 
 
+def told_by(error: Exception) -> str:
+    """What an AWS error says, on one line and without credentials.
+
+    An answer may repeat the request that was signed, and botocore's errors quote answers whole:
+    one that cannot be read, perhaps the half of one that holds credentials, is not quoted at all.
+    """
+    if isinstance(error, ClientError):
+        words = str(error.response.get("Error", {}).get("Message", ""))
+    elif isinstance(error, BotoCoreError | OutOfTimeError):
+        words = str(error)
+    else:
+        return f"the answer cannot be read ({type(error).__name__})"
+    first_line = words.strip().split("\n", 1)[0]
+    return clean_text(_CREDENTIALS.sub(r"\1...", first_line), MAX_TOLD)
+
+
 @contextmanager
 def time_limit(client: Any, seconds: float = GIVE_UP_AFTER) -> Iterator[None]:
     """Let a client start no further attempt that could not end within `seconds`."""
@@ -74,3 +105,33 @@ def time_limit(client: Any, seconds: float = GIVE_UP_AFTER) -> Iterator[None]:
         yield
     finally:
         client.meta.events.unregister(f"before-send.{service}", unique_id="time-limit")
+
+
+def call_within(
+    client: Any, call: Callable[[], _Answer], seconds: float = GIVE_UP_AFTER
+) -> _Answer:
+    """Call AWS through a client, and give up after `seconds` whatever happens.
+
+    A read timeout ends a silence; an answer that trickles in without an end is left behind, with a
+    thread of its own.
+
+    Raises:
+        OutOfTimeError: the time is up.
+        Exception: what the call raised.
+    """
+    answer: Future[_Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised below, to the caller
+            answer.set_exception(error)
+
+    with time_limit(client, seconds):
+        threading.Thread(target=run, name="AWS call", daemon=True).start()
+        try:
+            return answer.result(seconds)
+        except TimeoutError:
+            if answer.done():
+                raise
+            raise OutOfTimeError(f"given up after {seconds:.0f} s") from None

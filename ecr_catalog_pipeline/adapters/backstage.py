@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,6 +17,9 @@ from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
+MAX_DEPTH: Final = 100
+"""An entity that nests deeper is none: what digests and compares it could not walk it."""
+
 _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
@@ -35,11 +40,8 @@ class BackstageCatalog:
         status, body = self._call("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
-        try:
-            entity = json.loads(body)
-        except ValueError:
-            entity = None
-        if not isinstance(entity, dict):
+        entity = _entity(body)
+        if entity is None:
             raise self._unavailable("answers with something that is no entity")
         return entity
 
@@ -63,11 +65,13 @@ class BackstageCatalog:
             )
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        body = None if payload is None else json.dumps(payload).encode()
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         try:
-            if payload is None:
-                answer = self._pool.request(method, self.url + path, headers=headers)
-            else:
-                answer = self._pool.request(method, self.url + path, headers=headers, json=payload)
+            answer = self._pool.request(
+                method, self.url + path, body=body, headers=headers, redirect=False
+            )
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise self._unavailable(f"does not answer: {type(reason).__name__}") from None
@@ -77,15 +81,16 @@ class BackstageCatalog:
                 mend=f"Put a valid token into the environment variable "
                 f"{self._token_env or 'that backstage.token_env names'}.",
             )
-        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES and answer.status != HTTPStatus.NOT_FOUND:
             raise self._unavailable(f"answers {method} {path} with {answer.status}")
         return answer.status, answer.data
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
+        # Of headers that it cannot read urllib3 warns with a traceback.
+        logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
         return urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            retries=urllib3.Retry(total=0, redirect=0),
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=False
         )
 
     def _unavailable(self, what: str) -> BackstageUnavailable:
@@ -93,6 +98,29 @@ class BackstageCatalog:
             f"Backstage at {self.url} {what}",
             mend="Check backstage.url, the network and Backstage itself; what is published stays.",
         )
+
+
+def _entity(body: bytes) -> dict[str, Any] | None:
+    """Give the object that a body holds; None when it holds none, or one that nests too deep."""
+    try:
+        entity = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return entity if isinstance(entity, dict) and _depth(entity) <= MAX_DEPTH else None
+
+
+def _depth(value: object) -> int:
+    """How deep a JSON value nests, counted without recursion."""
+    depth, level = 0, [value]
+    while level := [inner for each in level for inner in _inside(each)]:
+        depth += 1
+    return depth
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _quoted(part: str) -> str:

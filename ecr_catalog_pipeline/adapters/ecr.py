@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from datetime import UTC, datetime
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,16 +16,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session as BotocoreSession
 
 from ecr_catalog_pipeline.adapters.aws import (
+    OutOfTimeError,
+    call_within,
     client_config,
     new_session,
-    time_limit,
 )
+from ecr_catalog_pipeline.core.entity import clean_text
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
 from ecr_catalog_pipeline.core.governance import is_repository_name
 from ecr_catalog_pipeline.core.inventory import (
     Inventory,
     Repository,
     check_account,
+    is_account_id,
     merge_pages,
     parse_page,
 )
@@ -40,8 +44,18 @@ MAX_EMPTY_PAGES: Final = 10
 
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 _BAD_CREDENTIALS: Final = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"}
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
 )
+_SHOWN: Final = 300
+"""How much is shown of what AWS says."""
+_LIST: Final = "ecr:DescribeRepositories"
 _WAIT: Final = "Nothing was changed; the next run reads again."
 
 
@@ -72,15 +86,15 @@ class EcrRegistry:
         Raises:
             InventoryFailed: one part could not be read, so nothing is known.
         """
-        account = self._account(published.values())
         deadline = time.monotonic() + MAX_READ_AGE.total_seconds()
-        repositories = merge_pages(self._pages(deadline))
+        account = self._account(published.values())
+        repositories = merge_pages(self._pages(account, deadline))
         missing = names_to_prove(published, [each.name for each in repositories])
         return Inventory(
             account_id=account,
             region=self.region,
             repositories=repositories,
-            proved_absent=frozenset(self._proved_absent(missing, deadline)),
+            proved_absent=frozenset(self._proved_absent(account, missing, deadline)),
         )
 
     def _account(self, published_uris: Iterable[str]) -> str:
@@ -90,40 +104,40 @@ class EcrRegistry:
             return self._answering_account
         answer = self._call(self._sts, "get_caller_identity")
         account = answer.get("Account")
-        if not isinstance(account, str) or not account:
+        if not isinstance(account, str) or not is_account_id(account):
             raise InventoryFailed("sts:GetCallerIdentity answered without an account", mend=_WAIT)
         check_account(account, self._expected_account, published_uris)
         self._answering_account = account
         return account
 
-    def _pages(self, deadline: float) -> Iterator[list[Repository]]:
+    def _pages(self, account: str, deadline: float) -> Iterator[list[Repository]]:
+        """Give every page of that account's registry: credentials may change under a client."""
         seen: set[str] = set()
         token: str | None = None
         empty = 0
         while True:
             _check_deadline(deadline)
             more = {"nextToken": token} if token else {}
-            answer = self._call(self._ecr, "describe_repositories", maxResults=PAGE_SIZE, **more)
+            answer = self._call(
+                self._ecr, "describe_repositories", registryId=account, maxResults=PAGE_SIZE, **more
+            )
             page = parse_page(answer)
             yield page
             empty = 0 if page else empty + 1
             if empty > MAX_EMPTY_PAGES:
-                raise InventoryFailed(
-                    f"ecr:DescribeRepositories gave {empty} empty pages in a row", mend=_WAIT
-                )
+                raise InventoryFailed(f"{_LIST} gave {empty} empty pages in a row", mend=_WAIT)
             token = answer.get("nextToken")
             if not token:
                 return
             if not isinstance(token, str):
                 raise InventoryFailed(
-                    "ecr:DescribeRepositories answered with a page token that is no text",
-                    mend=_WAIT,
+                    f"{_LIST} answered with a page token that is no text", mend=_WAIT
                 )
             if token in seen:
-                raise InventoryFailed("ecr:DescribeRepositories repeats its page token", mend=_WAIT)
+                raise InventoryFailed(f"{_LIST} repeats its page token", mend=_WAIT)
             seen.add(token)
 
-    def _proved_absent(self, missing: list[str], deadline: float) -> Iterator[str]:
+    def _proved_absent(self, account: str, missing: list[str], deadline: float) -> Iterator[str]:
         """Look up each name alone: with several, the call fails at the first missing one."""
         for name in missing[:MAX_LOOK_UPS]:
             if not is_repository_name(name):
@@ -132,18 +146,20 @@ class EcrRegistry:
             _check_deadline(deadline)
             try:
                 answer = self._client_call(
-                    self._ecr, "describe_repositories", repositoryNames=[name]
+                    self._ecr, "describe_repositories", registryId=account, repositoryNames=[name]
                 )
             except ClientError as error:
                 if _code(error) != "RepositoryNotFoundException":
-                    raise _failed(error, f"ecr:DescribeRepositories of {name}") from None
+                    raise _failed(error, f"{_LIST} of {name}") from None
                 yield name
                 continue
-            parse_page(answer)
+            if name in {each.name for each in parse_page(answer)}:
+                raise InventoryFailed(
+                    f"{_LIST} lists no {name}, yet finds it by name: the listing is incomplete",
+                    mend=_WAIT,
+                )
             raise InventoryFailed(
-                f"ecr:DescribeRepositories lists no {name}, yet finds it by name: the listing "
-                "is incomplete",
-                mend=_WAIT,
+                f"{_LIST} of {name} says neither that it is there nor that it is not", mend=_WAIT
             )
 
     def _call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
@@ -155,14 +171,23 @@ class EcrRegistry:
     def _client_call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
         """Call AWS; only a ClientError, AWS's own refusal, is left to the caller."""
         try:
-            with time_limit(client):
-                answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
+            answer: Mapping[str, Any] = call_within(
+                client, partial(getattr(client, operation), **parameters)
+            )
         except (ClientError, CatalogError):
             raise
-        except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
+        except (BotoCoreError, OutOfTimeError) as error:
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: {type(error).__name__}: {error}",
+                f"{_action(client, operation)} failed: {type(error).__name__}: "
+                f"{_first_line(str(error))}",
                 mend="Check the network, the region and the credentials of this mirror. " + _WAIT,
+            ) from None
+        except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
+            # Its words are not shown: they quote the answer, and that may hold credentials.
+            raise InventoryFailed(
+                f"{_action(client, operation)} failed: its answer cannot be read "
+                f"({type(error).__name__})",
+                mend="Check that AWS itself answers, not a proxy. " + _WAIT,
             ) from None
         return answer
 
@@ -190,15 +215,22 @@ class EcrRegistry:
         answer = self._call(
             client, "assume_role", RoleArn=self._role_arn, RoleSessionName="ecr-catalog-pipeline"
         )
-        credentials = answer.get("Credentials")
-        if not isinstance(credentials, dict):
-            raise InventoryFailed("sts:AssumeRole answered without credentials", mend=_WAIT)
-        return {
-            "access_key": credentials["AccessKeyId"],
-            "secret_key": credentials["SecretAccessKey"],
-            "token": credentials["SessionToken"],
-            "expiry_time": credentials["Expiration"].isoformat(),
+        given = answer.get("Credentials")
+        given = given if isinstance(given, dict) else {}
+        credentials: dict[str, str] = {
+            "access_key": given.get("AccessKeyId", ""),
+            "secret_key": given.get("SecretAccessKey", ""),
+            "token": given.get("SessionToken", ""),
         }
+        ends = given.get("Expiration")
+        if not all(credentials.values()) or not isinstance(ends, datetime):
+            raise InventoryFailed("sts:AssumeRole answered without credentials", mend=_WAIT)
+        if ends <= datetime.now(UTC):
+            raise InventoryFailed(
+                f"sts:AssumeRole answered with credentials that ended at {ends.isoformat()}",
+                mend="Check the clock of this machine.",
+            )
+        return {**credentials, "expiry_time": ends.isoformat()}
 
     @cached_property
     def _ecr(self) -> ECRClient:
@@ -235,12 +267,10 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
         return
     try:
         body = json.loads(response_dict["body"])
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("repositories"), list):
-        raise InventoryFailed(
-            "ecr:DescribeRepositories answered with something that is no listing", mend=_WAIT
-        )
+        raise InventoryFailed(f"{_LIST} answered with something that is no listing", mend=_WAIT)
 
 
 def _code(error: ClientError) -> str:
@@ -257,8 +287,16 @@ def _failed(error: ClientError, action: str) -> InventoryFailed:
     if code in _DENIED:
         mend = f"Allow {action.split(' ', maxsplit=1)[0]} to this mirror's role."
     elif code in _BAD_CREDENTIALS:
-        mend = "Renew the AWS credentials of this process."
+        mend = "Renew the AWS credentials of this process. Check its clock, too."
     else:
         mend = _WAIT
-    message = error.response.get("Error", {}).get("Message", "")
-    return InventoryFailed(f"{action} failed with {code or status}: {message}".strip(), mend=mend)
+    message = _first_line(error.response.get("Error", {}).get("Message", ""))
+    return InventoryFailed(
+        f"{action} failed with {clean_text(code) or status}: {message}".rstrip(": "), mend=mend
+    )
+
+
+def _first_line(words: Any) -> str:
+    """Shorten what AWS says: after a wrong signature, more lines repeat the session's token."""
+    lines = str(words or "").strip().splitlines()
+    return clean_text(lines[0], _SHOWN) if lines else ""

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +22,16 @@ from filelock import FileLock, Timeout
 from git import Git
 from git.exc import GitCommandError, GitCommandNotFound
 
+from ecr_catalog_pipeline.core.entity import clean_text
+
 GIVE_UP_AFTER: Final = 40
 """Seconds that one git command may take."""
+
+TIDY_SECONDS: Final = 20
+"""Seconds that `git gc` may take."""
+
+TIDY_AGAIN_AFTER: Final = 24 * 3_600
+"""Seconds without another `git gc` after one that failed or took too long."""
 
 # What a surrounding git, such as a hook's, says of its own repository. GitPython can only add to
 # the environment, so `env` takes these out.
@@ -39,7 +50,17 @@ _OF_ANOTHER_REPOSITORY: Final = (
     "GIT_WORK_TREE",
 )
 _WORDS_SHOWN: Final = 6
+MAX_WORDS: Final = 2_000
+_DENIAL: Final = re.compile(r"Authentication failed|returned error: 4\d\d|HTTP 4\d\d")
 _GENERALITIES: Final = frozenset({"fatal: Could not read from remote repository."})
+# What git says of a clone that lost something, as after a power failure. A cache is made again.
+_DAMAGED: Final = re.compile(
+    r"object file \S+ is empty|object \S+ .*is corrupt|bad (tree |config |object )|bad signature"
+    r"|not a git repository|not in a git directory"
+    r"|unable to read (tree|sha1 file|\w{40})|could not (parse|read) \w{40}"
+    r"|missing necessary objects|invalid object|reference broken|packfile \S+ (cannot|is)"
+    r"|inflate: |did not send all necessary objects|[Cc]ould not get object info"
+)
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -92,14 +113,22 @@ class GitClone:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the clone.
 
+        A clone that turns out to be damaged is removed, so that the next use makes it anew.
+
         Raises:
             GitFailed: another process has held it for too long.
         """
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                self._make_ready()
-                yield
+                try:
+                    self._make_ready()
+                    yield
+                except GitFailed as error:
+                    if _DAMAGED.search(str(error)):
+                        shutil.rmtree(self._folder, ignore_errors=True)
+                    raise
+                self._tidy()
         except Timeout:
             raise GitFailed(
                 f"another process has held the clone {self._folder.name} for {GIVE_UP_AFTER} s"
@@ -117,14 +146,7 @@ class GitClone:
         """
         self._refuse_shallow_source()
         try:
-            self.run(
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--filter=blob:none",
-                "origin",
-                f"+{self.ref}:{self.ref}",
-            )
+            self._fetch()
         except GitFailed as error:
             if "couldn't find remote ref" in str(error):
                 raise BranchMissing(f"there is no branch {self.branch}") from None
@@ -132,6 +154,18 @@ class GitClone:
         if self.run("rev-parse", "--is-shallow-repository") == "true":
             raise ShallowSource(f"{self.repository} is a shallow clone")
         return self.tip()
+
+    def _fetch(self, *, again: bool = True) -> None:
+        fetched = f"+{self.ref}:{self.ref}"
+        # `_tidy` collects garbage, in a time of its own.
+        how = ("--quiet", "--no-tags", "--no-auto-gc", "--filter=blob:none")
+        try:
+            self.run("fetch", *how, "origin", fetched)
+        except GitFailed as error:
+            # The fetch of a process that was killed may outlive it, and move the branch just now.
+            if not again or "cannot lock ref" not in str(error):
+                raise
+            self._fetch(again=False)
 
     def tip(self) -> str:
         """The commit that the branch stood at when it was last fetched or pushed."""
@@ -168,13 +202,34 @@ class GitClone:
         return content
 
     def _make_ready(self) -> None:
-        """Make the clone, and clear what a git that was killed has left locked."""
-        for left in self._folder.glob("**/*.lock"):
-            left.unlink(missing_ok=True)
+        """Make the clone, and clear what a git that was killed has left: locks and half objects."""
+        for left in self._folder.glob("**/*"):
+            if left.suffix == ".lock" or left.name.startswith(("tmp_", ".tmp-")):
+                left.unlink(missing_ok=True)
         if not (self._folder / "HEAD").exists():
-            self.run("init", "--quiet", "--bare", str(self._folder), folder=self._folder.parent)
-            self.run("config", "gc.autoDetach", "false")
+            self._make()
         self.run("config", "remote.origin.url", self._url)
+
+    def _make(self) -> None:
+        """Make the clone beside its place and move it there, so that no half of one is met."""
+        half = self._folder.with_suffix(".new")
+        for left in (half, self._folder):
+            shutil.rmtree(left, ignore_errors=True)
+        self.run("init", "--quiet", "--bare", str(half), folder=half.parent)
+        self.run("config", "gc.autoDetach", "false", folder=half)
+        half.rename(self._folder)
+
+    def _tidy(self) -> None:
+        """Let git pack what it says is too much, without ever failing or holding up a run."""
+        failed = self._folder / "gc-failed"
+        if failed.exists() and time.time() - failed.stat().st_mtime < TIDY_AGAIN_AFTER:
+            return
+        try:
+            self._execute(("gc", "--auto", "--quiet"), self._folder, {}, TIDY_SECONDS)
+        except GitFailed:
+            failed.touch()
+        else:
+            failed.unlink(missing_ok=True)
 
     def _refuse_shallow_source(self) -> None:
         # git's filtered fetch from a shallow repository on this host calls itself without an end.
@@ -189,21 +244,45 @@ class GitClone:
             raise ShallowSource(f"{self.repository} is a shallow clone")
 
     def run(
-        self, *arguments: str, folder: Path | None = None, environment: Mapping[str, str] = {}
+        self,
+        *arguments: str,
+        folder: Path | None = None,
+        environment: Mapping[str, str] = {},
+        given: bytes | None = None,
     ) -> str:
         """Run one git command in the clone and give what it prints.
+
+        Args:
+            given: what the command reads.
 
         Raises:
             GitFailed: with git's own words.
         """
-        output: str = self._execute(arguments, folder or self._folder, environment)
+        with tempfile.TemporaryFile() if given is not None else nullcontext() as stream:
+            if stream is not None and given is not None:
+                stream.write(given)
+                stream.seek(0)
+            output: str = self._execute(
+                arguments, folder or self._folder, environment, istream=stream
+            )
         return output
 
+    def path(self, name: str) -> Path:
+        """A file of one's own in the clone's folder."""
+        return self._folder / name
+
     def _execute(
-        self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], **how: Any
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        environment: Mapping[str, str],
+        seconds: float | None = None,
+        **how: Any,
     ) -> Any:
         settings = {
             "GIT_ALLOW_PROTOCOL": "file:https:ssh",
+            # A damaged clone is never taken for a part of the repository around it.
+            "GIT_CEILING_DIRECTORIES": str(folder.absolute().parent),
             # A path of the settings is a path, never a pattern.
             "GIT_LITERAL_PATHSPECS": "1",
             "GIT_TERMINAL_PROMPT": "0",
@@ -220,7 +299,7 @@ class GitClone:
             return Git(str(folder)).execute(
                 ["env", *removed, "git", *arguments],
                 env=settings,
-                kill_after_timeout=GIVE_UP_AFTER,
+                kill_after_timeout=GIVE_UP_AFTER if seconds is None else seconds,
                 **how,
             )
         except GitCommandNotFound:
@@ -238,8 +317,11 @@ def _words(error: GitCommandError) -> str:
         for line in lines
         if line.startswith(("fatal:", "error:", "remote:", "!")) and line not in _GENERALITIES
     ]
+    if any(_DENIAL.search(line) for line in telling):
+        # Who refuses credentials may repeat them.
+        telling = [line for line in telling if not line.startswith("remote:")]
     told = telling or lines
     if len(told) > _WORDS_SHOWN:
         told = [*told[: _WORDS_SHOWN // 2], "...", *told[-_WORDS_SHOWN // 2 :]]
     text = "; ".join(told) or f"git ended with {error.status}"
-    return _CREDENTIALS.sub("", text)
+    return clean_text(_CREDENTIALS.sub("", text), MAX_WORDS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnav
 
 LOCK_SECONDS: Final = 10
 _NEW_FILE_MODE: Final = 0o644
+_BESIDE: Final = "ecr-catalog-"
 
 
 class FilePublisher:
@@ -36,24 +39,28 @@ class FilePublisher:
                 mend="Name the file that it points to in publish.path.",
             )
         try:
-            content = self._path.read_bytes()
+            # A pipe that nobody writes to would be waited for without an end.
+            handle = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(handle, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise self._no_file()
+                content = stream.read()
         except FileNotFoundError:
             return Published(None, None)
+        except IsADirectoryError:
+            raise self._no_file() from None
         except OSError as error:
             raise self._unavailable("read", error) from None
         return Published(content, _version(content))
 
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:  # noqa: ARG002 - a file keeps no provenance
+    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         """Replace the file whole, or not at all."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(self._path.with_name(f".{self._path.name}.lock")), LOCK_SECONDS):
-                if self.read().version != expected:
-                    raise LostRace(
-                        f"{self._path} was changed by someone else after it was read",
-                        mend="Nothing was overwritten; the next run plans afresh.",
-                    )
-                self._replace(new)
+                self._clear()
+                self._compare(expected)
+                self._replace(new, expected, provenance.fence)
         except Timeout:
             raise TargetUnavailable(
                 f"another process has held the lock of {self._path} for {LOCK_SECONDS} s",
@@ -63,9 +70,24 @@ class FilePublisher:
             raise self._unavailable("written", error) from None
         return _version(new)
 
-    def _replace(self, new: bytes) -> None:
+    def _clear(self) -> None:
+        """Remove what a process that was killed has written beside the file."""
+        for left in self._path.parent.iterdir():
+            if left.name.startswith(f".{self._path.name}.{_BESIDE}"):
+                left.unlink(missing_ok=True)
+
+    def _compare(self, expected: str | None) -> None:
+        if self.read().version != expected:
+            raise LostRace(
+                f"{self._path} was changed by someone else after it was read",
+                mend="Nothing was overwritten; the next run plans afresh.",
+            )
+
+    def _replace(self, new: bytes, expected: str | None, fence: Callable[[], None]) -> None:
         mode = self._path.stat().st_mode & 0o777 if self._path.exists() else _NEW_FILE_MODE
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        handle, name = tempfile.mkstemp(
+            dir=self._path.parent, prefix=f".{self._path.name}.{_BESIDE}"
+        )
         beside = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -73,6 +95,9 @@ class FilePublisher:
                 stream.flush()
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
+            # Again, as late as can be: who edits the file by hand takes no lock.
+            self._compare(expected)
+            fence()
             beside.replace(self._path)
         except BaseException:
             beside.unlink(missing_ok=True)
@@ -83,6 +108,12 @@ class FilePublisher:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _no_file(self) -> TargetRefused:
+        return TargetRefused(
+            f"{self._path} is a folder, a pipe or a device; it is not overwritten",
+            mend="Point publish.path elsewhere, or remove what stands there.",
+        )
 
     def _unavailable(self, what: str, error: OSError) -> TargetUnavailable:
         return TargetUnavailable(

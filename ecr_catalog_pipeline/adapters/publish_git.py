@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
-from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed, TreeEntry
+from ecr_catalog_pipeline.adapters.publisher import (
+    Beside,
+    BesidePublished,
+    Provenance,
+    Published,
+)
+from ecr_catalog_pipeline.core.errors import (
+    LostRace,
+    TargetRefused,
+    TargetUnavailable,
+)
+from ecr_catalog_pipeline.core.health import Placement
 
 TRIES: Final = 3
+# A server that would take the commit and cannot, or a connection that broke.
+_TROUBLE: Final = re.compile(r"unpack|No space left|hung up|timed out|Timeout|[Cc]onnection")
+MAX_BESIDE: Final = 5_000_000
+"""How many bytes a second file may have."""
+
+_FILE: Final = "100644"
 DEFAULT_NAME: Final = "ecr-catalog-pipeline"
 DEFAULT_EMAIL: Final = "ecr-catalog-pipeline@localhost"
+
+
+@dataclass(frozen=True)
+class _Entity:
+    """The blob to publish, and the one that it replaces."""
+
+    blob: str
+    expected: str | None
 
 
 class GitPublisher:
@@ -27,55 +53,133 @@ class GitPublisher:
     @property
     def where(self) -> str:
         """The target in words."""
-        return f"{self._path} on branch {self._clone.branch} of {self._clone.repository}"
+        return self._where(self._path)
 
     def read(self) -> Published:
         """Read the file at the branch's tip; a missing branch holds nothing."""
-        try:
-            with self._clone.locked():
-                tip = self._fetch()
-                blob = self._blob(tip)
-                return Published(self._clone.content(blob) if blob else None, blob)
-        except GitFailed as error:
-            raise self._unavailable(error) from None
+        with self._locked():
+            tip = self._fetch()
+            blob = self._blob(tip)
+            return Published(self._clone.content(blob) if blob else None, blob)
 
     def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         """Commit `new` and push it; give its blob."""
-        try:
-            with self._clone.locked():
-                return self._publish(new, expected, provenance)
-        except GitFailed as error:
-            raise self._unavailable(error) from None
+        with self._locked():
+            entity = _Entity(self._store(new), expected)
+            self._publish(entity, None, provenance)
+            return entity.blob
 
-    def _publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
-        clone = self._clone
-        blob = self._store(new)
+    def publish_with(
+        self, new: bytes, expected: str | None, provenance: Provenance, beside: Beside
+    ) -> tuple[str, BesidePublished]:
+        """Commit `new` and a second file, and push them together."""
+        with self._locked():
+            entity = _Entity(self._store(new), expected)
+            try:
+                return entity.blob, self._publish(entity, beside, provenance)
+            except TargetRefused as error:
+                # It may be the second file that is refused; the entity does not wait for it.
+                self._publish(entity, None, provenance)
+                return entity.blob, BesidePublished(problem=error.problem, mend=error.mend)
+
+    def publish_beside(self, provenance: Provenance, beside: Beside) -> BesidePublished:
+        """Commit a second file and push it, unless it is up to date."""
+        with self._locked():
+            return self._publish(None, beside, provenance)
+
+    def _publish(
+        self, entity: _Entity | None, beside: Beside | None, provenance: Provenance
+    ) -> BesidePublished:
+        """Commit what changes on top of the branch, also when that moves, and push it."""
+        where = self._where(beside.path) if beside and entity is None else self.where
         tip = self._known_tip()
         for _ in range(TRIES):
-            if self._blob(tip) != expected:
+            files, told = self._files(tip, entity, beside)
+            if not files:
+                return told
+            commit = self._commit(tip, files, provenance)
+            provenance.fence()
+            refusal = self._push(commit, tip)
+            if refusal is None:
+                self._clone.run("update-ref", self._clone.ref, commit)
+                break
+            now = self._fetch()
+            if now == tip:
+                raise self._refused(where, list(files)[-1], refusal)
+            if self._taken(commit, entity, now):
+                break
+            tip = now
+        else:
+            raise LostRace(
+                f"{where} moved {TRIES} times while we pushed",
+                mend="Nothing was overwritten; the next run plans afresh.",
+            )
+        return replace(told, commit=commit) if beside and beside.path in files else told
+
+    def _files(
+        self, tip: str | None, entity: _Entity | None, beside: Beside | None
+    ) -> tuple[dict[str, TreeEntry], BesidePublished]:
+        """What a commit on top of a tip has to write."""
+        files: dict[str, TreeEntry] = {}
+        if entity is not None:
+            if self._blob(tip) != entity.expected:
                 raise LostRace(
                     f"{self.where} was changed by someone else after it was read",
                     mend="Nothing was overwritten; the next run plans afresh.",
                 )
-            commit = self._commit(tip, blob, provenance)
-            refusal = self._push(commit, tip)
-            if refusal is not None:
-                now = self._fetch()
-                if now == tip:
-                    raise TargetRefused(
-                        f"{self.where} does not take the commit: {refusal}",
-                        mend="Allow this committer to push there: check branch protection, hooks "
-                        "and credentials.",
-                    )
-                if now != commit:
-                    tip = now
-                    continue
-            clone.run("update-ref", clone.ref, commit)
-            return blob
-        raise LostRace(
-            f"{self.where} moved {TRIES} times while we pushed",
-            mend="Nothing was overwritten; the next run plans afresh.",
+            files[self._path] = TreeEntry(_FILE, entity.blob)
+        if beside is None:
+            return files, BesidePublished()
+        mode, placement = self._placed(tip, beside)
+        if placement.content is not None:
+            files[beside.path] = TreeEntry(mode, self._store(placement.content))
+        problem = f"{self._where(beside.path)}: {placement.problem}" if placement.problem else ""
+        return files, BesidePublished(problem=problem, mend=placement.mend)
+
+    def _placed(self, tip: str | None, beside: Beside) -> tuple[str, Placement]:
+        """The mode of a second file, and what becomes of it."""
+        try:
+            entry = self._clone.entry(tip, beside.path) if tip else None
+            if entry is None:
+                return _FILE, beside.place(None)
+            if not entry.is_regular_file:
+                return _FILE, Placement(
+                    problem="it is a folder, a symbolic link or a submodule",
+                    mend="Point health.path elsewhere, or remove what stands there.",
+                )
+            if self._clone.size(entry.sha) > MAX_BESIDE:
+                return _FILE, Placement(
+                    problem=f"it has more than {MAX_BESIDE} bytes",
+                    mend="Point health.path at a smaller file.",
+                )
+            return entry.mode, beside.place(self._clone.content(entry.sha))
+        except GitFailed as error:
+            return _FILE, Placement(
+                problem=f"it cannot be read: {error}", mend="The next run tries again."
+            )
+
+    def _refused(self, where: str, last: str, refusal: str) -> TargetRefused | TargetUnavailable:
+        """Say why a commit was not taken; of two files the last one is to blame."""
+        if _TROUBLE.search(refusal):
+            return TargetUnavailable(
+                f"{where} could not take the commit: {refusal}",
+                mend="Check the git server, its disk and the network; nothing was "
+                "published, and the next run tries again.",
+            )
+        return TargetRefused(
+            f"{self._where(last)} does not take the commit: {refusal}",
+            mend="Allow this committer to push there: check branch protection, hooks "
+            "and credentials.",
         )
+
+    def _where(self, path: str) -> str:
+        return f"{path} on branch {self._clone.branch} of {self._clone.repository}"
+
+    def _taken(self, commit: str, entity: _Entity | None, tip: str | None) -> bool:
+        """Whether a push whose answer was lost was taken, and still stands."""
+        if tip is None or not self._clone.is_ancestor(commit, tip):
+            return False
+        return entity is None or self._blob(tip) == entity.blob
 
     def _fetch(self) -> str | None:
         try:
@@ -102,31 +206,29 @@ class GitPublisher:
         return entry.sha
 
     def _store(self, content: bytes) -> str:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "entity.yaml"
-            file.write_bytes(content)
-            return self._clone.run("hash-object", "-w", "--no-filters", "--", str(file))
+        return self._clone.run("hash-object", "-w", "--no-filters", "--stdin", given=content)
 
-    def _commit(self, tip: str | None, blob: str, provenance: Provenance) -> str:
+    def _commit(
+        self, tip: str | None, files: Mapping[str, TreeEntry], provenance: Provenance
+    ) -> str:
         clone = self._clone
-        with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
-            if tip:
-                clone.run("read-tree", tip, environment=index)
+        # In the clone, which is locked, so that a process that is killed leaves nothing elsewhere.
+        file = clone.path("index-of-publication")
+        file.unlink(missing_ok=True)
+        index = {"GIT_INDEX_FILE": str(file)}
+        if tip:
+            clone.run("read-tree", tip, environment=index)
+        for path, entry in files.items():
+            what = f"{entry.mode},{entry.sha},{path}"
             try:
-                clone.run(
-                    "update-index",
-                    "--add",
-                    "--cacheinfo",
-                    f"100644,{blob},{self._path}",
-                    environment=index,
-                )
+                clone.run("update-index", "--add", "--cacheinfo", what, environment=index)
             except GitFailed as error:
+                key = "publish.path" if path == self._path else "health.path"
                 raise TargetRefused(
-                    f"{self.where} cannot be written: {error}",
-                    mend="A file stands where publish.path needs a folder: choose another path.",
+                    f"{self._where(path)} cannot be written: {error}",
+                    mend=f"A file stands where {key} needs a folder: choose another path.",
                 ) from None
-            tree = clone.run("write-tree", "--missing-ok", environment=index)
+        tree = clone.run("write-tree", "--missing-ok", environment=index)
         parents = ("-p", tip) if tip else ()
         return clone.run(
             "commit-tree", tree, *parents, "-m", _message(provenance), environment=self._identity()
@@ -161,11 +263,20 @@ class GitPublisher:
                 ours[f"GIT_{role}_EMAIL"] = os.environ.get(f"GIT_{role}_EMAIL") or DEFAULT_EMAIL
         return ours
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out of the clone, and tell git's failures as ours."""
+        try:
+            with self._clone.locked():
+                yield
+        except GitFailed as error:
+            raise self._unavailable(error) from None
+
     def _unavailable(self, error: GitFailed) -> TargetUnavailable:
         return TargetUnavailable(
             f"{self.where} cannot be reached: {error}",
-            mend="Check publish.repository, the network and git's credentials; what is published "
-            "stays as it is.",
+            mend="Check publish.repository, the network, git's credentials and the disk of the "
+            "cached clone; what is published stays as it is.",
         )
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from dagster_aws.s3 import S3Resource
 
-from ecr_catalog_pipeline.adapters.aws import OutOfTimeError, time_limit
+from ecr_catalog_pipeline.adapters.aws import (
+    OutOfTimeError,
+    call_within,
+    client_config,
+    new_session,
+    told_by,
+)
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
@@ -21,6 +29,18 @@ if TYPE_CHECKING:
 
 _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 _REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled", "KMS.Disabled"})
+
+
+class CatalogS3Resource(S3Resource):
+    """dagster-aws's S3, with the timeouts and retries of every client of ours."""
+
+    def get_client(self) -> S3Client:
+        """Make a client; nothing is contacted before its first call."""
+        session = new_session(self.region_name, self.endpoint_url, self.profile_name)
+        client: S3Client = session.client(
+            "s3", endpoint_url=self.endpoint_url, config=client_config()
+        )
+        return client
 
 
 class S3Publisher:
@@ -41,9 +61,8 @@ class S3Publisher:
         """Read the object; a missing key holds nothing."""
         try:
             client = self._s3()
-            with time_limit(client):
-                answer = client.get_object(Bucket=self._bucket, Key=self._key)
-                return Published(answer["Body"].read(), self._etag(answer, "s3:GetObject"))
+            content, answer = call_within(client, lambda: self._get(client))
+            return Published(content, self._etag(answer, "s3:GetObject"))
         except ClientError as error:
             if _code(error) == "NoSuchKey":
                 return Published(None, None)
@@ -56,20 +75,22 @@ class S3Publisher:
         condition: dict[str, Any] = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
         try:
             client = self._s3()
-            with time_limit(client):
-                answer = client.put_object(
-                    Bucket=self._bucket,
-                    Key=self._key,
-                    Body=new,
-                    ContentType="application/yaml",
-                    Metadata={
-                        "mirror": provenance.mirror,
-                        "source-sha": provenance.source_sha,
-                        "plan-hash": provenance.plan_hash,
-                        "run-id": provenance.run_id,
-                    },
-                    **condition,
-                )
+            provenance.fence()
+            put = partial(
+                client.put_object,
+                Bucket=self._bucket,
+                Key=self._key,
+                Body=new,
+                ContentType="application/yaml",
+                Metadata={
+                    "mirror": provenance.mirror,
+                    "source-sha": provenance.source_sha,
+                    "plan-hash": provenance.plan_hash,
+                    "run-id": provenance.run_id,
+                },
+                **condition,
+            )
+            answer = call_within(client, put)
         except ClientError as error:
             if _code(error) in _LOST:
                 return self._version_if_ours(new)
@@ -77,6 +98,10 @@ class S3Publisher:
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
             raise self._unavailable(error, "s3:PutObject") from None
         return self._etag(answer, "s3:PutObject")
+
+    def _get(self, client: S3Client) -> tuple[bytes, Any]:
+        answer = client.get_object(Bucket=self._bucket, Key=self._key)
+        return answer["Body"].read(), answer
 
     def _etag(self, answer: Any, action: str) -> str:
         etag = answer.get("ETag")
@@ -113,8 +138,9 @@ class S3Publisher:
         return self._unavailable(error, action)
 
     def _unavailable(self, error: Exception, action: str) -> TargetUnavailable:
+        code = f"{_code(error)}: " if isinstance(error, ClientError) else ""
         return TargetUnavailable(
-            f"{action} on {self.where} failed: {error}",
+            f"{action} on {self.where} failed: {code}{told_by(error)}",
             mend="Check the network, the bucket and the credentials; what is published stays.",
         )
 

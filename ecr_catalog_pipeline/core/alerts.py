@@ -50,6 +50,15 @@ FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
 """What follows from each signal, and says nothing new while it lasts."""
 
 
+STOPS_PUBLISHING: Final = (
+    Signal.GOVERNANCE_REFUSED,
+    Signal.INVENTORY_FAILED,
+    Signal.RUN_FAILED,
+    Signal.RUN_HUNG,
+)
+"""Signals of runs that never got as far as vouching for what is published."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Something that is wrong now: since when, why, and what to do."""

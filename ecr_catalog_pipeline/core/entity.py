@@ -17,7 +17,12 @@ from typing import Any, Final, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import EntityInvalid, TargetRefused
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, ReconciledRepository, State
-from ecr_catalog_pipeline.core.strict_yaml import YamlFault, as_backstage_reads, parse_documents
+from ecr_catalog_pipeline.core.strict_yaml import (
+    YamlFault,
+    as_backstage_reads,
+    parse_documents,
+    readable,
+)
 
 API_VERSION: Final = "backstage.io/v1alpha1"
 KIND: Final = "Resource"
@@ -31,8 +36,9 @@ LAST_SYNC: Final = "platform/last-sync"
 SOURCE_SHA: Final = "platform/source-sha"
 _NOT_CONTENT: Final = frozenset({CONTENT_DIGEST, LAST_SYNC, SOURCE_SHA})
 
-_NAME: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
-_NAMESPACE: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+MAX_NAME: Final = 63
+NAME: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
+NAMESPACE: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _TAG: Final = re.compile(r"[a-z0-9:+#]+(?:-[a-z0-9:+#]+)*")
 _ANNOTATION: Final = re.compile(
     r"(?:[a-z0-9]+(?:[-.][a-z0-9]+)*/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -64,11 +70,11 @@ class EntityIdentity:
     def problems(self) -> list[str]:
         """What Backstage would refuse in it, one sentence each."""
         found = []
-        if not (len(self.name) <= 63 and _NAME.fullmatch(self.name)):
+        if not (len(self.name) <= MAX_NAME and NAME.fullmatch(self.name)):
             found.append(
                 "name must be 1-63 of A-Z a-z 0-9 - _ . and start and end with none of - _ ."
             )
-        if not (len(self.namespace) <= 63 and _NAMESPACE.fullmatch(self.namespace)):
+        if not (len(self.namespace) <= MAX_NAME and NAMESPACE.fullmatch(self.namespace)):
             found.append("namespace must be 1-63 lower-case letters and digits, joined by -")
         for key, value in (("title", self.title), ("owner", self.owner), ("system", self.system)):
             if value is not None and (not value.strip() or clean_text(value) != value):
@@ -221,7 +227,7 @@ def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
     metadata = _mapping(entity.get("metadata"))
     kind, name = entity.get("kind"), metadata.get("name")
     if kind != KIND or name != identity.name:
-        raise _not_ours(f"{kind} {name}", identity)
+        raise _not_ours(f"{readable(str(kind))} {readable(str(name))}", identity)
     spec = _mapping(entity.get("spec"))
     live, pending = spec.get("repositories"), spec.get("pending")
     if not (_are_lines(live) and _are_lines(pending)):

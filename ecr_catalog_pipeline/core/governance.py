@@ -15,7 +15,13 @@ from typing import Any, Final
 
 from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.findings import Finding, Severity
-from ecr_catalog_pipeline.core.strict_yaml import Document, Value, YamlFault, parse_documents
+from ecr_catalog_pipeline.core.strict_yaml import (
+    Document,
+    Value,
+    YamlFault,
+    parse_documents,
+    quoted,
+)
 
 MAX_BYTES: Final = 20_000_000
 KNOWN_VERSIONS: Final = frozenset({"1.0"})
@@ -23,12 +29,12 @@ RISKS: Final = ("low", "medium", "high")
 ENCRYPTIONS: Final = ("AES256", "KMS")
 
 # The pattern of the ECR API's own model, for RepositoryName.
-_NAME: Final = re.compile(
+REPOSITORY_NAME: Final = re.compile(
     r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 )
-_ID: Final = re.compile(r"REGISTRY_[A-Z0-9_]+")
+ENTRY_ID: Final = re.compile(r"REGISTRY_[A-Z0-9_]+")
 
-_ROOT_KEYS: Final = frozenset(
+ROOT_KEYS: Final = frozenset(
     {
         "version",
         "domain",
@@ -40,7 +46,7 @@ _ROOT_KEYS: Final = frozenset(
         "registries",
     }
 )
-_ENTRY_KEYS: Final = {
+ENTRY_KEYS: Final = {
     "": frozenset({"metadata", "aws", "governance"}),
     "metadata": frozenset(
         {
@@ -98,7 +104,7 @@ class Catalog:
 
 def is_repository_name(name: str) -> bool:
     """Whether ECR accepts this as the name of a repository."""
-    return 2 <= len(name) <= 256 and _NAME.fullmatch(name) is not None
+    return 2 <= len(name) <= 256 and REPOSITORY_NAME.fullmatch(name) is not None
 
 
 def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catalog:
@@ -132,7 +138,7 @@ def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catal
                     name,
                     "id-duplicate",
                     Severity.WARNING,
-                    f"metadata.id {identifier} is used by {ids[identifier]} repositories",
+                    f"metadata.id {_shown(identifier)} is used by {ids[identifier]} repositories",
                     "Give every repository an id of its own.",
                 )
             )
@@ -259,7 +265,7 @@ def _root_findings(root: Mapping[str, Value]) -> Iterator[Finding]:
             f"the file's version is {_shown(root.get('version'))}",
             'Write `version: "1.0"`.',
         )
-    for key in sorted(root.keys() - _ROOT_KEYS):
+    for key in sorted(root.keys() - ROOT_KEYS):
         yield Finding(
             "",
             "key-unknown",
@@ -299,7 +305,7 @@ def _entry_findings(entry: Entry, raw: Value) -> Iterator[Finding]:
     metadata = _section(raw, "metadata")
     yield from _metadata_findings(entry, metadata)
     yield from _governance_findings(entry, _section(raw, "governance"))
-    for section, known in _ENTRY_KEYS.items():
+    for section, known in ENTRY_KEYS.items():
         keys = raw if section == "" and isinstance(raw, dict) else _section(raw, section)
         for key in sorted(keys.keys() - known):
             yield finding(
@@ -322,7 +328,7 @@ def _metadata_findings(entry: Entry, metadata: Mapping[str, Value]) -> Iterator[
             "metadata.id is missing",
             "Add an id such as REGISTRY_PAYMENTS_GATEWAY.",
         )
-    elif not (isinstance(identifier, str) and _ID.fullmatch(identifier)):
+    elif not (isinstance(identifier, str) and ENTRY_ID.fullmatch(identifier)):
         yield finding(
             "id-invalid",
             Severity.WARNING,
@@ -426,7 +432,7 @@ def _kind(value: Value) -> str:
 
 
 def _shown(value: Value) -> str:
-    """Quote a user's value for a message, cut to a readable length."""
+    """Say a user's value in a message."""
     if not isinstance(value, str):
         return _kind(value)
-    return repr(value if len(value) <= 60 else f"{value[:57]}...")
+    return quoted(value)

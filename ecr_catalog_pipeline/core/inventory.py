@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import InventoryFailed
 
@@ -92,29 +92,49 @@ def check_account(answering: str, expected: str | None, published_uris: Iterable
         )
 
 
+def is_account_id(text: str) -> bool:
+    """Whether a text is the number of an AWS account."""
+    return len(text) == 12 and text.isascii() and text.isdigit()
+
+
 def _accounts(uris: Iterable[str]) -> set[str]:
     hosts = (uri.split(".", 1)[0] for uri in uris)
-    return {host for host in hosts if len(host) == 12 and host.isdigit()}
+    return {host for host in hosts if is_account_id(host)}
 
 
 def _repository(item: Any) -> Repository:
     name = item.get("repositoryName") if isinstance(item, dict) else None
     uri = item.get("repositoryUri") if isinstance(item, dict) else None
-    if not (isinstance(name, str) and name and isinstance(uri, str) and uri):
+    if not (_is_text(name) and _is_text(uri)):
         raise InventoryFailed(
             "ecr:DescribeRepositories answered with a repository that has no name or no URI",
             mend=_RETRY,
         )
-    created = item.get("createdAt")
     scanning = _part(item, "imageScanningConfiguration").get("scanOnPush")
     encryption = _part(item, "encryptionConfiguration").get("encryptionType")
     return Repository(
         name=name,
         uri=uri,
-        created_at=created.astimezone(UTC) if isinstance(created, datetime) else None,
+        created_at=_in_utc(item.get("createdAt")),
         scan_on_push=scanning if isinstance(scanning, bool) else None,
-        encryption=encryption if isinstance(encryption, str) else None,
+        encryption=encryption if _is_text(encryption) else None,
     )
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is one line of text that can be written down and shown."""
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _in_utc(moment: object) -> datetime | None:
+    if not isinstance(moment, datetime):
+        return None
+    try:
+        return moment.astimezone(UTC)
+    except (OverflowError, OSError, ValueError):
+        raise InventoryFailed(
+            "ecr:DescribeRepositories answered with a time that no calendar has", mend=_RETRY
+        ) from None
 
 
 def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:

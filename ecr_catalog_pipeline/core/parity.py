@@ -6,15 +6,22 @@ be seen by anyone, to the moment when Backstage was seen to serve it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, LAST_SYNC, TYPE, content_digest
+from ecr_catalog_pipeline.core.entity import (
+    CONTENT_DIGEST,
+    LAST_SYNC,
+    TYPE,
+    clean_text,
+    content_digest,
+)
 from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.plan import STATE, Difference, Plan
 
@@ -30,7 +37,16 @@ _GOVERNED_FIELDS: Final = {
 _PENDING: Final = "pending"
 
 MAX_OPEN: Final = 1_000
-RECENT: Final = 25
+MAX_REASON: Final = 1_000
+RECENT: Final = 10
+HISTORY: Final = timedelta(days=7)
+"""How far back the history of measured times reaches."""
+
+MAX_TIMES_AN_HOUR: Final = 64
+"""How many different times one hour of the history tells apart."""
+
+_HOUR: Final = timedelta(hours=1)
+_COARSER_SECONDS: Final = (5, 60, 600, 3_600, 86_400)
 
 
 class Basis(StrEnum):
@@ -104,6 +120,40 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredHour:
+    """The times to parity of the changes that became visible within one hour.
+
+    Attributes:
+        began_at: the start of the hour, in UTC.
+        seconds: how many changes took so long, by `rounded_seconds`; coarser when an hour has
+            more than MAX_TIMES_AN_HOUR different ones, and then rounded up.
+        late: how many of them took longer than the SLO that held then.
+    """
+
+    began_at: datetime
+    seconds: Mapping[int, int]
+    late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ParityFigures:
+    """Times to parity over a stretch of time, in rounded seconds; None when none was measured.
+
+    Attributes:
+        changes: how many were measured.
+        late: how many of them took longer than the SLO.
+        seconds: how many took so long.
+    """
+
+    changes: int = 0
+    late: int = 0
+    p50: int | None = None
+    p95: int | None = None
+    max: int | None = None
+    seconds: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ParityState:
     """What one run tells the next.
 
@@ -112,6 +162,8 @@ class ParityState:
         recent: the last changes that were, newest first.
         superseded: how many changes were overtaken before they were visible, in all.
         verified_at: when Backstage was last seen to be in parity.
+        hours: the measured times of HISTORY, oldest first; hours without any are left out.
+        measured: how many changes were measured, in all.
     """
 
     baseline: Baseline | None = None
@@ -119,6 +171,8 @@ class ParityState:
     recent: tuple[Change, ...] = ()
     superseded: int = 0
     verified_at: datetime | None = None
+    hours: tuple[MeasuredHour, ...] = ()
+    measured: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +202,12 @@ def judge(expected: str, served: Mapping[str, Any] | None) -> Verdict:
         return Verdict(parity=False, reason=reason, expected=expected, served=None)
     digest = content_digest(served)
     if digest == expected:
-        return Verdict(parity=True, reason="in parity", expected=expected, served=digest)
-    return Verdict(
-        parity=False, reason=_why_different(served, digest), expected=expected, served=digest
-    )
+        return Verdict(
+            parity=True, reason="Backstage serves what it should", expected=expected, served=digest
+        )
+    # What Backstage serves may say anything; a reason is one line of text.
+    reason = clean_text(_why_different(served, digest), MAX_REASON)
+    return Verdict(parity=False, reason=reason, expected=expected, served=digest)
 
 
 def judge_plan(plan: Plan, served: Mapping[str, Any] | None) -> Verdict:
@@ -248,6 +304,61 @@ def close_published(
     return state, closed
 
 
+def rounded_seconds(seconds: float) -> int:
+    """A time to parity as it is reported, rounded up: whole seconds below 60, then steps of 5."""
+    up = math.ceil(seconds)
+    return up if up < 60 else _stepped(up, 5)
+
+
+def count_measured(
+    state: ParityState, closed: Iterable[Change], slo_seconds: float, now: datetime
+) -> ParityState:
+    """Take the times of closed changes into the history, and forget what is older than it reaches.
+
+    Args:
+        closed: what `close_published` gives; what could not be measured does not count.
+    """
+    seconds: defaultdict[datetime, Counter[int]] = defaultdict(Counter)
+    late: Counter[datetime] = Counter()
+    for hour in state.hours:
+        if hour.began_at + _HOUR > now - HISTORY:
+            seconds[hour.began_at].update(hour.seconds)
+            late[hour.began_at] += hour.late
+    measured = state.measured
+    for change in closed:
+        if change.seconds is None or change.visible_at is None:
+            continue
+        began_at = change.visible_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        seconds[began_at][rounded_seconds(change.seconds)] += 1
+        late[began_at] += change.seconds > slo_seconds
+        measured += 1
+    hours = (
+        MeasuredHour(began_at, _told_apart(seconds[began_at]), late[began_at])
+        for began_at in sorted(seconds)
+    )
+    return replace(state, hours=tuple(hours), measured=measured)
+
+
+def figures_since(hours: Iterable[MeasuredHour], since: datetime) -> ParityFigures:
+    """Sum up the history since a moment, the whole hour in which that lies included."""
+    seconds: Counter[int] = Counter()
+    late = 0
+    for hour in hours:
+        if hour.began_at + _HOUR > since:
+            seconds.update(hour.seconds)
+            late += hour.late
+    if not seconds:
+        return ParityFigures()
+    return ParityFigures(
+        changes=seconds.total(),
+        late=late,
+        p50=_ranked(seconds, 50),
+        p95=_ranked(seconds, 95),
+        max=max(seconds),
+        seconds=dict(sorted(seconds.items())),
+    )
+
+
 def percentile(values: Collection[float], percent: float) -> float | None:
     """The nearest-rank percentile; None of nothing."""
     if not values:
@@ -255,6 +366,29 @@ def percentile(values: Collection[float], percent: float) -> float | None:
     ranked = sorted(values)
     rank = max(1, -(-len(ranked) * percent // 100))
     return ranked[int(rank) - 1]
+
+
+def _ranked(seconds: Counter[int], percent: float) -> int:
+    found = percentile(list(seconds.elements()), percent)
+    return int(found or 0)
+
+
+def _told_apart(seconds: Mapping[int, int]) -> dict[int, int]:
+    """Sort the times of an hour, in coarser steps where they would be too many."""
+    counted = Counter(seconds)
+    for step in _COARSER_SECONDS:
+        if len(counted) <= MAX_TIMES_AN_HOUR:
+            break
+        coarser: Counter[int] = Counter()
+        for each, count in counted.items():
+            coarser[_stepped(each, step)] += count
+        counted = coarser
+    return dict(sorted(counted.items()))
+
+
+def _stepped(seconds: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-seconds // step) * step
 
 
 def _asked(difference: Difference, evidence: Evidence) -> tuple[datetime | None, Basis]:
@@ -314,10 +448,11 @@ def _is_pending(entry: Entry | None) -> bool:
 
 def _why_unpublished(plan: Plan) -> str:
     if plan.held:
-        return f"a plan is held: {'; '.join(plan.reasons_held)}"
+        reasons = "; ".join(plan.reasons_held)
+        return f"a plan is held: {reasons}; the last good stays: {plan.last_good}"
     if plan.published_digest is None:
         return "nothing is published yet"
-    return f"a change waits for the next run; the last publication is of {plan.published_last_sync}"
+    return f"a change waits for the next run; until then {plan.last_good}"
 
 
 def _why_different(served: Mapping[str, Any], digest: str) -> str:

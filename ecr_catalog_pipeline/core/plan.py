@@ -25,6 +25,7 @@ from ecr_catalog_pipeline.core.entity import (
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.core.guard import RemovalLimits, Removals, reasons_to_hold
 from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.last_good import last_good_in_words
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 
 MAX_READ_AGE: Final = timedelta(seconds=90)
@@ -85,7 +86,7 @@ class Plan:
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         reads_began_at: when the earliest of its reads began.
-        published_last_sync: when the published content last changed, as the file says.
+        last_good: what is published, and the age of its content at the time of the plan, in words.
         counts: how many repositories each state has.
     """
 
@@ -99,7 +100,7 @@ class Plan:
     differences: tuple[Difference, ...]
     reasons_held: tuple[str, ...]
     reads_began_at: datetime
-    published_last_sync: str | None
+    last_good: str
     counts: Mapping[State, int]
 
     @property
@@ -184,7 +185,7 @@ def make_plan(
         differences=differences,
         reasons_held=_reasons(current, changes, registry, inventory, limits),
         reads_began_at=reads_began_at,
-        published_last_sync=current.last_sync if current else None,
+        last_good=last_good_in_words(current, now),
         counts=registry.counts(),
     )
 

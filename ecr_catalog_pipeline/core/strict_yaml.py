@@ -19,6 +19,7 @@ Value = Any
 
 MAX_DEPTH: Final = 64
 MAX_ALIASED_NODES: Final = 1_000_000
+MAX_SHOWN: Final = 60
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS: Final = {
@@ -174,7 +175,7 @@ class _Composer:
         if known is None:
             inside = event.anchor in self._anchors
             problem = "stands inside its own anchor" if inside else "has no anchor before it"
-            raise YamlFault(f"alias *{event.anchor} {problem}", *_place(event))
+            raise YamlFault(f"alias *{readable(event.anchor)} {problem}", *_place(event))
         self._aliased += known[1]
         if self._aliased > MAX_ALIASED_NODES:
             raise YamlFault(
@@ -210,7 +211,7 @@ class _Composer:
                 merged.extend(sources)
                 continue
             if key in items:
-                raise YamlFault(f"the key {key!r} stands twice in one mapping", *place)
+                raise YamlFault(f"the key {quoted(key)} stands twice in one mapping", *place)
             items[key] = value
             if event.anchor:
                 self._anchors[event.anchor] = (key, _weight(key))
@@ -229,7 +230,19 @@ class _Composer:
             return
         if tag in _COLLECTION_TAGS and not isinstance(event, yaml.ScalarEvent):
             return
-        raise YamlFault(f"the tag {tag} is not allowed: only plain data is read", *_place(event))
+        raise YamlFault(
+            f"the tag {readable(tag)} is not allowed: only plain data is read", *_place(event)
+        )
+
+
+def quoted(text: str) -> str:
+    """Quote a text of the file for a message: one line, cut to a readable length."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}...")
+
+
+def readable(text: str) -> str:
+    """Show a text of the file in a message without quotes, escaped and cut as `quoted` does."""
+    return quoted(text)[1:-1]
 
 
 def _weight(text: str) -> int:

@@ -12,14 +12,18 @@ from ecr_catalog_pipeline import controller
 from ecr_catalog_pipeline.controller import (
     GovernanceRead,
     InventoryRead,
+    Outcome,
     PlannedRegistry,
     Publication,
 )
 from ecr_catalog_pipeline.core.errors import CatalogError, EntityInvalid
+from ecr_catalog_pipeline.core.health import RegistryHealth
+from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
-from ecr_catalog_pipeline.defs import checks, tables
+from ecr_catalog_pipeline.defs import checks, health_report, tables
+from ecr_catalog_pipeline.defs.last_good import CONTENT_DIGEST, read_last_good
 from ecr_catalog_pipeline.defs.resources import governance_key, publisher_key, registry_key
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.settings import HealthSettings, Mirror
 
 CODE_VERSION = "1"
 FRESHNESS = dg.FreshnessPolicy.time_window(
@@ -40,6 +44,7 @@ def mirror_assets(mirror: Mirror) -> list[dg.AssetsDefinition]:
         _governance_catalog(mirror),
         _ecr_inventory(mirror),
         _reconciled_registry(mirror),
+        *([_health_report(mirror, mirror.health)] if mirror.health else []),
         _published_entity(mirror),
     ]
 
@@ -200,52 +205,110 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
     return reconciled_registry
 
 
+def _health_report(mirror: Mirror, settings: HealthSettings) -> dg.AssetsDefinition:
+    @asset_of(
+        mirror,
+        "health_report",
+        kinds={"markdown"},
+        ins={"planned": dg.AssetIn(key_of(mirror, "reconciled_registry"))},
+        description=f"The registry's health as Markdown, for `{settings.path}`: repositories by "
+        "state, findings, times to parity. Goes out with the entity, and never holds it up.",
+    )
+    def health_report_asset(
+        context: dg.AssetExecutionContext, planned: PlannedRegistry
+    ) -> dg.MaterializeResult[RegistryHealth]:
+        health = health_report.gather_health(context, mirror, planned)
+        target = health_report.report_target(mirror, settings, planned.plan, context.run.run_id)
+        return health_report.health_result(health, target)
+
+    return health_report_asset
+
+
 def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
     key = key_of(mirror, "published_entity")
     target = publisher_key(mirror)
-
-    @asset_of(
+    decorate = asset_of(
         mirror,
         "published_entity",
         kinds={"backstage", mirror.publish.kind},
-        ins={"planned": dg.AssetIn(key_of(mirror, "reconciled_registry"))},
+        ins={
+            "planned": dg.AssetIn(key_of(mirror, "reconciled_registry")),
+            **({"health": dg.AssetIn(key_of(mirror, "health_report"))} if mirror.health else {}),
+        },
         required_resource_keys={target},
-        check_specs=checks.published_specs(key),
+        check_specs=[
+            *checks.published_specs(key),
+            *health_report.report_specs(key, mirror.health),
+        ],
         description="The one generated Backstage entity, published where Backstage reads it; "
         "untouched when nothing changed, the last good one while a plan is held.",
     )
+
     def published_entity(
         context: dg.AssetExecutionContext, config: PublishConfig, planned: PlannedRegistry
     ) -> dg.MaterializeResult[Publication]:
-        plan = planned.plan
         with told_to_dagster():
             publication = controller.publish(
                 getattr(context.resources, target),
-                plan,
+                planned.plan,
                 mirror=mirror.name,
                 run_id=context.run.run_id,
                 approve=config.approve,
             )
-        context.log.info("%s: %s", publication.outcome, plan.summary)
-        return dg.MaterializeResult(
-            value=publication,
-            data_version=dg.DataVersion(publication.digest),
-            metadata={
-                "outcome": publication.outcome.value,
-                "target": getattr(context.resources, target).where,
-                "version": publication.version or "",
-                "content_digest": publication.digest,
-                "live": plan.counts[State.LIVE],
-                "diff": tables.diff(plan.changes),
-                "entity": _preview(plan.content),
-            },
-            check_results=[
-                checks.removal_guard(mirror.name, plan, publication),
-                checks.published_equals_desired(plan, publication),
-            ],
-        )
+        return _publication_result(context, mirror, planned.plan, publication)
 
-    return published_entity
+    def published_entity_and_report(
+        context: dg.AssetExecutionContext,
+        config: PublishConfig,
+        planned: PlannedRegistry,
+        health: RegistryHealth,
+    ) -> dg.MaterializeResult[Publication]:
+        assert mirror.health is not None
+        run_id = context.run.run_id
+        with told_to_dagster():
+            publication = controller.publish_with_report(
+                getattr(context.resources, target),
+                planned.plan,
+                health,
+                health_report.report_target(mirror, mirror.health, planned.plan, run_id),
+                mirror=mirror.name,
+                run_id=run_id,
+                approve=config.approve,
+            )
+        return _publication_result(context, mirror, planned.plan, publication)
+
+    return decorate(published_entity_and_report if mirror.health else published_entity)
+
+
+def _publication_result(
+    context: dg.AssetExecutionContext, mirror: Mirror, plan: Plan, publication: Publication
+) -> dg.MaterializeResult[Publication]:
+    context.log.info("%s: %s", publication.outcome, plan.summary)
+    now = controller.now_utc()
+    good = read_last_good(context.instance, key_of(mirror, "published_entity")).after(
+        publication, now
+    )
+    return dg.MaterializeResult(
+        value=publication,
+        data_version=dg.DataVersion(publication.digest),
+        metadata={
+            "outcome": publication.outcome.value,
+            "target": getattr(context.resources, publisher_key(mirror)).where,
+            "version": publication.version or "",
+            CONTENT_DIGEST: publication.digest,
+            **good.metadata(),
+            "live": plan.counts[State.LIVE],
+            "diff": tables.diff(plan.changes),
+            "entity": _preview(plan.content),
+            **health_report.report_metadata(publication.report),
+        },
+        check_results=[
+            checks.removal_guard(mirror.name, plan, publication, good.held_since),
+            checks.published_equals_desired(plan, publication),
+            checks.last_known_good(good, now, _why_not_renewed(plan, publication)),
+            *health_report.report_checks(publication.report, mirror.health),
+        ],
+    )
 
 
 def key_of(mirror: Mirror, name: str) -> dg.AssetKey:
@@ -295,6 +358,14 @@ def _plan_metadata(mirror: Mirror, planned: PlannedRegistry) -> dict[str, Any]:
         "states": tables.repositories(planned.registry.repositories),
         "findings_table": tables.findings(planned.registry.findings),
     }
+
+
+def _why_not_renewed(plan: Plan, publication: Publication) -> str | None:
+    if publication.outcome is Outcome.HELD:
+        return "a plan is held: " + "; ".join(plan.reasons_held)
+    return (
+        None if publication.equals_desired else "the target was changed right after it was written"
+    )
 
 
 def _preview(content: bytes) -> dg.MarkdownMetadataValue:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
 import dagster as dg
 
+from ecr_catalog_pipeline.adapters.catalog_repo import Sprawl
 from ecr_catalog_pipeline.controller import GovernanceRead, Outcome, PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.findings import Severity
+from ecr_catalog_pipeline.core.last_good import age_in_words
 from ecr_catalog_pipeline.core.parity import Change, Verdict
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import tables
+from ecr_catalog_pipeline.defs.last_good import LastGood
 
 GOVERNANCE_FINDINGS = "governance_findings"
+NO_AD_HOC_ENTITIES = "no_ad_hoc_entities"
 NO_GHOSTS = "no_ghosts"
 NO_ORPHANS = "no_orphans"
 ENTITY_VALID = "entity_valid"
 REMOVAL_GUARD = "removal_guard"
 PUBLISHED_EQUALS_DESIRED = "published_equals_desired"
+LAST_KNOWN_GOOD = "last_known_good"
 BACKSTAGE_IN_PARITY = "backstage_in_parity"
 TIME_TO_PARITY_WITHIN_SLO = "time_to_parity_within_slo"
 PARITY_IS_FRESH = "parity_is_fresh"
@@ -68,6 +74,12 @@ def published_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             asset=asset,
             description="What is published is what governance and AWS call for.",
         ),
+        dg.AssetCheckSpec(
+            LAST_KNOWN_GOOD,
+            asset=asset,
+            description="The last run could vouch for what is published. Otherwise the last known "
+            "good entity stays as it was: its age, and why.",
+        ),
     ]
 
 
@@ -107,6 +119,35 @@ def governance_findings(read: GovernanceRead) -> dg.AssetCheckResult:
     )
 
 
+def no_ad_hoc_entities(sprawl: Sprawl, where: str) -> dg.AssetCheckResult:
+    """Warn of ECR entities that somebody declares by hand."""
+    found = f"{len(sprawl.found)} ad-hoc ECR entities" if sprawl.found else "no ad-hoc ECR entity"
+    waiting = f"; {sprawl.waiting} files are still to be inspected" if sprawl.waiting else ""
+    return dg.AssetCheckResult(
+        check_name=NO_AD_HOC_ENTITIES,
+        passed=not (sprawl.found or sprawl.waiting),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{found} in {sprawl.files} files of {where}{waiting}",
+        metadata={
+            "count": len(sprawl.found),
+            "files": sprawl.files,
+            "waiting": sprawl.waiting,
+            "commit": sprawl.commit,
+            "entities": tables.ad_hoc_entities(sprawl.found),
+        },
+    )
+
+
+def sprawl_unknown(reason: str) -> dg.AssetCheckResult:
+    """Warn that the catalog repository could not be looked at."""
+    return dg.AssetCheckResult(
+        check_name=NO_AD_HOC_ENTITIES,
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"not known: {reason}",
+    )
+
+
 def no_ghosts(planned: PlannedRegistry) -> dg.AssetCheckResult:
     """Warn of what is governed as existing and absent from AWS."""
     return _none_in_state(NO_GHOSTS, planned, State.GHOST)
@@ -126,8 +167,10 @@ def entity_valid(problem: EntityInvalid | None) -> dg.AssetCheckResult:
     )
 
 
-def removal_guard(mirror: str, plan: Plan, publication: Publication) -> dg.AssetCheckResult:
-    """Say why a plan is held, and how to approve it."""
+def removal_guard(
+    mirror: str, plan: Plan, publication: Publication, held_since: datetime | None
+) -> dg.AssetCheckResult:
+    """Say why a plan is held, since when something is, and how to approve it."""
     held = publication.outcome is Outcome.HELD
     if not held:
         return dg.AssetCheckResult(
@@ -142,8 +185,9 @@ def removal_guard(mirror: str, plan: Plan, publication: Publication) -> dg.Asset
         description="held: " + "; ".join(plan.reasons_held),
         metadata={
             "removals": len(plan.changes.removed),
+            **({"held_since": dg.MetadataValue.timestamp(held_since)} if held_since else {}),
             "plan_hash": plan.plan_hash,
-            "approve": dg.MetadataValue.md(approval(mirror, plan)),
+            **_approval(mirror, plan),
             "changes": tables.changes(plan.changes),
         },
     )
@@ -163,6 +207,29 @@ def published_equals_desired(plan: Plan, publication: Publication) -> dg.AssetCh
         severity=_severity(error=publication.outcome is not Outcome.HELD),
         description=description,
         metadata={"published_digest": publication.digest, "desired_digest": plan.digest},
+    )
+
+
+def last_known_good(good: LastGood, now: datetime, reason: str | None) -> dg.AssetCheckResult:
+    """Say how old the last known good entity is, and why it is not newer.
+
+    Args:
+        reason: None when the last run could vouch for what is published.
+    """
+    age = now - good.at if good.at else None
+    words = f"{age_in_words(age)} old" if age is not None else "of unknown age"
+    return dg.AssetCheckResult(
+        check_name=LAST_KNOWN_GOOD,
+        passed=reason is None,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"the last known good entity stays, {words}: {reason}"
+        if reason
+        else "the last run could vouch for what is published",
+        metadata={
+            **({"last_good_at": dg.MetadataValue.timestamp(good.at)} if good.at else {}),
+            **({"age": round(age.total_seconds(), 3)} if age is not None else {}),
+            "digest": good.digest,
+        },
     )
 
 
@@ -205,13 +272,13 @@ def parity_is_fresh(age: float | None, slo_seconds: int) -> dg.AssetCheckResult:
     )
 
 
-def approval(mirror: str, plan: Plan) -> str:
-    """How to approve a held plan, as Markdown."""
-    return (
-        f"`ecr-catalog sync -m {mirror} --approve {plan.plan_hash}`, or in the launchpad of the "
-        f"job `{mirror}_sync`: `ops: {{{mirror}__published_entity: "
-        f"{{config: {{approve: {plan.plan_hash}}}}}}}`"
-    )
+def _approval(mirror: str, plan: Plan) -> dict[str, str]:
+    """How to approve a held plan: with the command, or with this run config in the launchpad."""
+    config = f"ops: {{{mirror}__published_entity: {{config: {{approve: '{plan.plan_hash}'}}}}}}"
+    return {
+        "approve": f"ecr-catalog sync -m {mirror} --approve {plan.plan_hash}",
+        f"approve_in_the_launchpad_of_{mirror}_sync": config,
+    }
 
 
 def _none_in_state(name: str, planned: PlannedRegistry, state: State) -> dg.AssetCheckResult:

@@ -14,9 +14,11 @@ class JsonIOManager(dg.UPathIOManager):
 
     extension = ".json"
 
-    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:  # noqa: ARG002 - Dagster's signature
-        """Write a value."""
-        path.write_bytes(TypeAdapter(type(obj)).dump_json(obj))
+    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+        """Write a value beside and move it there, so that nobody reads half of one."""
+        beside = path.with_name(f".{path.name}.{context.run_id}")
+        beside.write_bytes(TypeAdapter(type(obj)).dump_json(obj))
+        beside.rename(path)
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read a value as the type of the asset's parameter."""

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import dagster as dg
-from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline import controller
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
@@ -23,18 +22,17 @@ from ecr_catalog_pipeline.core.parity import (
     ParityState,
     Verdict,
     close_published,
+    count_measured,
     percentile,
 )
 from ecr_catalog_pipeline.defs import checks, tables
 from ecr_catalog_pipeline.defs.assets import asset_of, key_of, told_to_dagster
+from ecr_catalog_pipeline.defs.parity_state import read_state, state_metadata
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key, governance_key
 from ecr_catalog_pipeline.settings import Mirror
 
-STATE: Final = "state"
 DATA_VERSION_TAG: Final = "dagster/data_version"
 STILL_HELD_TAG: Final = "ecr_catalog/unchanged_until"
-
-_STATE_TYPE: Final = TypeAdapter(ParityState)
 
 
 def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
@@ -83,6 +81,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
             state, closed = close_published(state, at, verified_at=now_utc())
             resources.notifier.ping()
         now = now_utc()
+        state = count_measured(state, closed, mirror.parity.slo_seconds, now)
         age = (now - state.verified_at).total_seconds() if state.verified_at else None
         return dg.MaterializeResult(
             data_version=dg.DataVersion(verdict.served or "absent"),
@@ -96,7 +95,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
                 "changes_superseded": state.superseded,
                 "last_changes": tables.parity_changes([*state.open, *state.recent]),
                 "alerts": _who_listens(resources.notifier.is_heard),
-                STATE: dg.MetadataValue.json(_STATE_TYPE.dump_python(state, mode="json")),
+                **state_metadata(state),
             },
             check_results=[
                 checks.backstage_in_parity(verdict),
@@ -110,11 +109,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
 
 def latest_state(instance: dg.DagsterInstance, mirror: Mirror) -> ParityState:
     """Give what the last run told this one, out of the event log."""
-    event = instance.get_latest_materialization_event(key_of(mirror, "backstage_parity"))
-    materialization = event.asset_materialization if event else None
-    if materialization is None or STATE not in materialization.metadata:
-        return ParityState()
-    return _STATE_TYPE.validate_python(materialization.metadata[STATE].value)
+    return read_state(instance, key_of(mirror, "backstage_parity"))
 
 
 def served_observation(mirror: Mirror, verdict: Verdict) -> dg.AssetObservation:

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-from dagster_aws.s3 import S3Resource
+from typing import Any, Final
 
 from ecr_catalog_pipeline import wiring
-from ecr_catalog_pipeline.adapters.aws import client_config, new_session
 from ecr_catalog_pipeline.settings import Mirror
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
 NOTIFIER: Final = "notifier"
-
-
-class CatalogS3Resource(S3Resource):
-    """dagster-aws's S3, with the timeouts and retries of every client of ours."""
-
-    def get_client(self) -> S3Client:
-        """Make a client; nothing is contacted before its first call."""
-        session = new_session(self.region_name, self.endpoint_url, self.profile_name)
-        client: S3Client = session.client(
-            "s3", endpoint_url=self.endpoint_url, config=client_config()
-        )
-        return client
 
 
 def mirror_resources(mirror: Mirror, cache: Path) -> Mapping[str, Any]:
@@ -37,6 +19,7 @@ def mirror_resources(mirror: Mirror, cache: Path) -> Mapping[str, Any]:
         registry_key(mirror): wiring.ecr_registry(mirror),
         publisher_key(mirror): wiring.publisher(mirror, cache),
         backstage_key(mirror): wiring.backstage(mirror),
+        catalog_key(mirror): wiring.catalog_repo(mirror, cache),
     }
 
 
@@ -48,6 +31,11 @@ def governance_key(mirror: Mirror) -> str:
 def backstage_key(mirror: Mirror) -> str:
     """The resource key of Backstage; None stands there when the mirror names none."""
     return f"{mirror.name}_backstage"
+
+
+def catalog_key(mirror: Mirror) -> str:
+    """The resource key of the catalog repository; None stands there when the mirror names none."""
+    return f"{mirror.name}_catalog_repo"
 
 
 def registry_key(mirror: Mirror) -> str:

@@ -4,7 +4,7 @@ Each evaluation asks, leaves the decision to `core`, and writes down what it kno
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,11 +12,13 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from dagster._core.storage.tags import RUN_KEY_TAG
 from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.controller import now_utc
 from ecr_catalog_pipeline.core.alerts import (
+    STOPS_PUBLISHING,
     Alert,
     Condition,
     Raised,
@@ -27,9 +29,11 @@ from ecr_catalog_pipeline.core.alerts import (
 )
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable, CatalogError
 from ecr_catalog_pipeline.core.parity import judge
+from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.assets import key_of
-from ecr_catalog_pipeline.defs.health import Health, read_health
+from ecr_catalog_pipeline.defs.conditions import Known, read_conditions
 from ecr_catalog_pipeline.defs.jobs import in_flight
+from ecr_catalog_pipeline.defs.last_good import read_last_good
 from ecr_catalog_pipeline.defs.parity import (
     DATA_VERSION_TAG,
     STILL_HELD_TAG,
@@ -47,8 +51,23 @@ CHANGE_SECONDS: Final = 10
 # The daemon looks every 5 s whether a sensor is due: 9 makes it every 10.
 WATCH_SECONDS: Final = 9
 PAGE_SIZE: Final = 1_000
+TELL_AGE_EVERY: Final = timedelta(minutes=2)
+"""How often the age of an entity that no run renews is written down."""
+_NOT_DONE: Final = frozenset({dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
 VISIBLE_GRACE: Final = timedelta(seconds=25)
 """How long Backstage may serve an older version after a publication before that is a condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A run that the change sensor asked for.
+
+    Attributes:
+        unchanged_until: the start of the last look before the change.
+    """
+
+    run_key: str
+    unchanged_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +78,7 @@ class Seen:
         sequence: counts the changes; part of the run key, since a registry can return to an
             earlier fingerprint.
         unchanged_until: the start of the last look that found this fingerprint.
+        asked: the last run that was asked for, until it is known not to be lost.
     """
 
     sequence: int
@@ -66,15 +86,23 @@ class Seen:
     fingerprint: str
     unchanged_until: datetime
     pages: int = 1
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What the parity watch keeps between two looks."""
+    """What the parity watch keeps between two looks.
+
+    Attributes:
+        kept_because: why the last known good entity was not renewed, as the lineage says.
+        kept_told_at: when that was last written there.
+    """
 
     raised: Mapping[Signal, Raised]
     served: str = ""
     verified_at: datetime | None = None
+    kept_because: str = ""
+    kept_told_at: datetime | None = None
 
 
 _SEEN: Final = TypeAdapter(Seen)
@@ -112,27 +140,34 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
             fingerprint=inventory.fingerprint,
             unchanged_until=began,
             pages=max(1, -(-len(inventory.repositories) // PAGE_SIZE)),
+            asked=before.asked if before else None,
         )
         if before is None:
             context.update_cursor(_SEEN.dump_json(now).decode())
             return dg.SkipReason("first look: nothing to compare with")
         moved = _moved(mirror, before, now)
-        if not moved:
-            context.update_cursor(_SEEN.dump_json(now).decode())
+        lost = before.asked if _is_lost(context.instance, before.asked) else None
+        if not moved and not lost:
+            context.update_cursor(_SEEN.dump_json(replace(now, asked=None)).decode())
             return dg.SkipReason(f"no change: {len(inventory.repositories)} repositories as before")
-        now = Seen(before.sequence + 1, now.blob, now.fingerprint, now.unchanged_until, now.pages)
+        sequence = before.sequence + 1
+        asked = Asked(
+            f"{mirror.name}/{sequence}/{now.blob[:12]}/{now.fingerprint[-12:]}",
+            lost.unchanged_until if lost else before.unchanged_until,
+        )
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
-                    run_key=f"{mirror.name}/{now.sequence}/{now.blob[:12]}/{now.fingerprint[-12:]}",
+                    run_key=asked.run_key,
                     tags={
-                        STILL_HELD_TAG: before.unchanged_until.isoformat(),
-                        "ecr_catalog/moved": ", ".join(each.asset_key.path[-1] for each in moved),
+                        STILL_HELD_TAG: asked.unchanged_until.isoformat(),
+                        "ecr_catalog/moved": ", ".join(each.asset_key.path[-1] for each in moved)
+                        or "nothing since a run that was lost",
                     },
                 )
             ],
             asset_events=moved,
-            cursor=_SEEN.dump_json(now).decode(),
+            cursor=_SEEN.dump_json(replace(now, sequence=sequence, asked=asked)).decode(),
         )
 
     return changes
@@ -153,20 +188,21 @@ def parity_watch(mirror: Mirror) -> dg.SensorDefinition:
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before = _WATCHED.validate_json(context.cursor) if context.cursor else Watched(raised={})
         now = now_utc()
-        health = read_health(context.instance, mirror, now)
-        conditions = dict(health.conditions)
-        look = _look(mirror, getattr(context.resources, backstage), health, before, now)
+        known = read_conditions(context.instance, mirror, now)
+        conditions = dict(known.conditions)
+        look = _look(mirror, getattr(context.resources, backstage), known, before, now)
         conditions.update(look.conditions)
-        verified_at = max(filter(None, (look.verified_at, health.verified_at)), default=None)
-        stale = _stale(mirror, verified_at, health, now)
+        verified_at = max(filter(None, (look.verified_at, known.verified_at)), default=None)
+        stale = _stale(mirror, verified_at, known, now)
         if stale:
             conditions[Signal.PARITY_STALE] = stale
         raised = advance(before.raised, conditions, now)
         raised, sent = _tell(context, mirror, raised, verified_at)
-        after = Watched(raised=raised, served=look.served, verified_at=look.verified_at)
+        kept, evaluations = _kept(context.instance, mirror, conditions, before, now)
+        after = replace(kept, raised=raised, served=look.served, verified_at=look.verified_at)
         heard = context.resources.notifier.is_heard
         return dg.SensorResult(
-            asset_events=look.events,
+            asset_events=[*look.events, *evaluations],
             cursor=_WATCHED.dump_json(after).decode(),
             skip_reason=_words(raised, sent, heard=heard),
         )
@@ -184,9 +220,9 @@ class _Look:
     verified_at: datetime | None
 
 
-def _look(mirror: Mirror, backstage: Any, health: Health, before: Watched, now: datetime) -> _Look:
+def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: datetime) -> _Look:
     """Ask Backstage once; note in the lineage when it serves something else than before."""
-    if backstage is None or health.published_digest is None:
+    if backstage is None or known.published_digest is None:
         return _Look({}, [], before.served, before.verified_at)
     try:
         served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
@@ -196,28 +232,58 @@ def _look(mirror: Mirror, backstage: Any, health: Health, before: Watched, now: 
             _since(before, Signal.BACKSTAGE_UNREACHABLE, now),
             error.problem,
             error.mend,
-            health.link,
+            known.link,
         )
         return _Look({condition.signal: condition}, [], before.served, before.verified_at)
-    verdict = judge(health.published_digest, served)
+    verdict = judge(known.published_digest, served)
     digest = verdict.served or "absent"
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
         return _Look({}, events, digest, now)
-    if health.published_at and now - health.published_at < VISIBLE_GRACE:
+    if known.published_at and now - known.published_at < VISIBLE_GRACE:
         return _Look({}, events, digest, before.verified_at)
     condition = Condition(
         Signal.BACKSTAGE_DIFFERS,
         _since(before, Signal.BACKSTAGE_DIFFERS, now),
         verdict.reason,
         "Look at the entity and its location in Backstage; `ecr-catalog verify` says the same.",
-        health.link,
+        known.link,
     )
     return _Look({condition.signal: condition}, events, digest, before.verified_at)
 
 
+def _kept(
+    instance: dg.DagsterInstance,
+    mirror: Mirror,
+    conditions: Mapping[Signal, Condition],
+    before: Watched,
+    now: datetime,
+) -> tuple[Watched, list[dg.AssetCheckEvaluation]]:
+    """Note on `published_entity` why runs do not renew it, and how old it is by now.
+
+    A run that gets there says so itself; the watch speaks for those that do not.
+    """
+    why = next((conditions[each].cause for each in STOPS_PUBLISHING if each in conditions), "")
+    if not why:
+        return replace(before, kept_because="", kept_told_at=None), []
+    told_at = before.kept_told_at
+    if why == before.kept_because and told_at and now - told_at < TELL_AGE_EVERY:
+        return before, []
+    key = key_of(mirror, "published_entity")
+    result = checks.last_known_good(read_last_good(instance, key), now, why)
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=checks.LAST_KNOWN_GOOD,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+    return replace(before, kept_because=why, kept_told_at=now), [evaluation]
+
+
 def _stale(
-    mirror: Mirror, verified_at: datetime | None, health: Health, now: datetime
+    mirror: Mirror, verified_at: datetime | None, known: Known, now: datetime
 ) -> Condition | None:
     if verified_at is None:
         return None
@@ -230,7 +296,7 @@ def _stale(
         f"parity was last verified {(now - verified_at).total_seconds():.0f} s ago, "
         f"the SLO is {mirror.parity.slo_seconds} s",
         "Check that the daemon, the schedule and the sensors of this mirror run.",
-        health.link,
+        known.link,
     )
 
 
@@ -265,6 +331,16 @@ def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -
     wrong = ", ".join(raised) or "all is well"
     told_now = f"; told: {', '.join(alert.title for alert in sent)}" if sent else ""
     return wrong + told_now + ("" if heard else "; nobody is listening, no alert URL is set")
+
+
+def _is_lost(instance: dg.DagsterInstance, asked: Asked | None) -> bool:
+    """Whether a run ended without success and without a failed step: its process was killed."""
+    if asked is None:
+        return False
+    runs = instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: asked.run_key}), limit=1)
+    if not runs or runs[0].status not in _NOT_DONE:
+        return False
+    return not instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
 
 
 def _moved(mirror: Mirror, before: Seen, now: Seen) -> list[dg.AssetObservation]:

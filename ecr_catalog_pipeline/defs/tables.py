@@ -15,6 +15,7 @@ from ecr_catalog_pipeline.core.findings import Finding
 from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
+from ecr_catalog_pipeline.core.sprawl import AdHocEntity
 
 MAX_ROWS: Final = 500
 
@@ -31,6 +32,18 @@ def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
     ranked = sorted(rows, key=lambda row: order[row.severity])
     columns = ["severity", "rule", "repository", "message", "remediation"]
     return _table(columns, (asdict(row) for row in ranked))
+
+
+def ad_hoc_entities(rows: Iterable[tuple[str, AdHocEntity]]) -> dg.TableMetadataValue:
+    """One row an ad-hoc ECR entity, in the order given."""
+    columns = ["file", "line", "name", "type"]
+    return _table(
+        columns,
+        (
+            {"file": path, "line": row.line, "name": row.name, "type": row.type}
+            for path, row in rows
+        ),
+    )
 
 
 def changes(plan_changes: Changes) -> dg.TableMetadataValue:

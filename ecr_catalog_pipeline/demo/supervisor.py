@@ -22,7 +22,7 @@ from dagster_graphql.client.utils import ReloadRepositoryLocationStatus
 from requests import RequestException  # noqa: TID251 - what Dagster's client raises
 
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
-from ecr_catalog_pipeline.defs.health import UI_VARIABLE
+from ecr_catalog_pipeline.defs.conditions import UI_VARIABLE
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
 from ecr_catalog_pipeline.demo.backstage_server import backstage_beside
 from ecr_catalog_pipeline.demo.ecr_server import running_ecr

@@ -1,4 +1,4 @@
-"""What Dagster's event log says of a mirror's health: its last runs and its last checks."""
+"""The conditions of a mirror that Dagster's event log tells: its last runs, its last checks."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ _ALERTING_CHECKS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
+class Known:
     """What is known without asking anyone outside.
 
     Attributes:
@@ -54,14 +54,14 @@ class Health:
     link: str
 
 
-def read_health(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Health:
+def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Known:
     """Read the last runs, the last checks and the last publication of a mirror."""
     conditions = {each.signal: each for each in _conditions(instance, mirror, now)}
     event = instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
     materialization = event.asset_materialization if event else None
     metadata: Mapping[str, Any] = materialization.metadata if materialization else {}
     published = event and metadata.get("outcome") and metadata["outcome"].value == "published"
-    return Health(
+    return Known(
         conditions=conditions,
         published_digest=metadata["content_digest"].value if metadata else None,
         published_at=datetime.fromtimestamp(event.timestamp, UTC) if event and published else None,

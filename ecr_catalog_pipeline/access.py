@@ -1,0 +1,142 @@
+"""Asks everything that a mirror needs whether it lets us in. Nothing is published by it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
+from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
+from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
+
+_NOBODY: Final = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "ecr-catalog-pipeline"), ("EMAIL", "ecr-catalog-pipeline@local"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whether one thing lets us in; `mend` says what to do when it does not."""
+
+    subject: str
+    granted: bool
+    told: str
+    mend: str = ""
+
+
+def check_access(mirror: Mirror, cache: Path) -> Iterator[Access]:
+    """Ask governance, ECR, the target and Backstage in turn."""
+    checks: tuple[tuple[str, Callable[[Mirror, Path], str], str], ...] = (
+        ("governance", _governance, ""),
+        ("ECR", _registry, " The permissions that it takes are in deploy/iam/."),
+        ("target", _target, ""),
+        ("Backstage", _backstage, " deploy/backstage/ says how to let the pipeline in."),
+    )
+    for subject, check, hint in checks:
+        try:
+            yield Access(subject, granted=True, told=check(mirror, cache))
+        except CatalogError as error:
+            yield Access(subject, granted=False, told=error.problem, mend=error.mend + hint)
+
+
+def _governance(mirror: Mirror, cache: Path) -> str:
+    repo = wiring.governance_repo(mirror, cache)
+    catalog = controller.read_governance(repo, mirror.governance.path).catalog
+    return (
+        f"{_count(len(catalog.entries), 'repository', 'repositories')} and "
+        f"{_count(len(catalog.findings), 'finding', 'findings')} in {repo.where}"
+    )
+
+
+def _registry(mirror: Mirror, _: Path) -> str:
+    inventory = wiring.ecr_registry(mirror).read({})
+    told = (
+        f"account {inventory.account_id} answers for {inventory.region}, with "
+        f"{_count(len(inventory.repositories), 'repository', 'repositories')}"
+    )
+    if mirror.registry.account_id is None:
+        told += "; write it as registry.account_id, and any other account is refused"
+    return told
+
+
+def _target(mirror: Mirror, cache: Path) -> str:
+    publisher = wiring.publisher(mirror, cache)
+    held = controller.last_good(publisher, mirror.identity)
+    target = mirror.publish
+    if isinstance(target, GitTarget):
+        _check_push(target, cache)
+        taken = "a push would be taken, as far as a dry run tells: rules and hooks are met later"
+    elif isinstance(target, S3Target):
+        taken = "it can be read; writing is first tried by the first sync"
+    else:
+        _check_folder(Path(target.path))
+        taken = "the folder can be written"
+    return f"{publisher.where}: {held}; {taken}"
+
+
+def _check_push(target: GitTarget, cache: Path) -> None:
+    """Push what is there already, or an empty commit, to see who is let in; a dry run."""
+    clone = GitClone(target.repository, target.branch, cache)
+    try:
+        _check_source(Path(target.repository.removeprefix("file://")))
+        with clone.locked():
+            try:
+                commit = clone.fetch()
+            except BranchMissing:
+                tree = clone.run("hash-object", "-t", "tree", "-w", os.devnull)
+                commit = clone.run("commit-tree", tree, "-m", "A try", environment=_NOBODY)
+            clone.run("push", "--dry-run", "--quiet", "origin", f"{commit}:{clone.ref}")
+    except GitFailed as error:
+        raise TargetRefused(
+            f"{clone.repository} can be read, and takes no push: {error}",
+            mend="Give git's credential helper, GIT_ASKPASS or the SSH agent a key or token that "
+            "may write there.",
+        ) from None
+
+
+def _check_source(repository: Path) -> None:
+    """See whether a repository on this machine can be written: a dry run does not look."""
+    inside = repository / ".git" / "objects"
+    objects = inside if inside.is_dir() else repository / "objects"
+    if repository.is_dir() and not os.access(objects, os.W_OK | os.X_OK):
+        raise GitFailed(f"{repository} cannot be written by this user")
+
+
+def _check_folder(path: Path) -> None:
+    folder = next(each for each in path.parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise TargetRefused(
+            f"{path} cannot be made: {folder} is no folder that this user may write",
+            mend="Mend publish.path, or the permissions of that folder.",
+        )
+
+
+def _backstage(mirror: Mirror, _: Path) -> str:
+    settings, backstage = mirror.backstage, wiring.backstage(mirror)
+    if settings is None or backstage is None:
+        return "none is named, so parity is measured to the publication"
+    identity = mirror.identity
+    reference = f"resource:{identity.namespace}/{identity.name}"
+    served = backstage.entity(identity.namespace, identity.name) is not None
+    if settings.token_env and os.environ.get(settings.token_env):
+        told = f"{settings.url} answers and takes the token of {settings.token_env}"
+    elif settings.token_env:
+        told = f"{settings.url} answers, even without a token: {settings.token_env} is not set here"
+    else:
+        told = f"{settings.url} answers without a token"
+    if served:
+        return f"{told}; it serves {reference}"
+    return (
+        f"{told}; it does not serve {reference} yet, and whether its rules let it in cannot be "
+        "asked: see deploy/backstage/"
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

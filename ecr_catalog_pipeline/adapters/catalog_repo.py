@@ -1,0 +1,228 @@
+"""Looks for ad-hoc ECR entities in a git repository, at the tip of a branch.
+
+A file is inspected once: what each blob declares is remembered beside the clone, for as long as the
+branch holds that blob.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
+from ecr_catalog_pipeline.core.entity import TYPE
+from ecr_catalog_pipeline.core.sprawl import (
+    CATALOG_SUFFIXES,
+    AdHocEntity,
+    CatalogUnavailable,
+    find_ad_hoc_entities,
+)
+
+MAX_FILES: Final = 50_000
+MAX_BYTES: Final = 2_000_000
+"""A larger file is not inspected."""
+
+INSPECT_SECONDS: Final = 15
+"""How long one look may take to inspect what is new; the next one goes on."""
+
+_BATCH: Final = 200
+_MEMORY: Final = "sprawl.json"
+_VERSION: Final = 1
+
+Memory = dict[str, list[AdHocEntity]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sprawl:
+    """The ad-hoc ECR entities of a catalog repository.
+
+    Attributes:
+        found: each with the path of its file, sorted.
+        files: how many files there are; `waiting` of them were not inspected yet.
+    """
+
+    commit: str
+    found: tuple[tuple[str, AdHocEntity], ...]
+    files: int
+    waiting: int
+
+
+class CatalogRepo:
+    """The catalog files of one branch of a git repository, below some paths."""
+
+    def __init__(self, repository: str, branch: str, paths: Sequence[str], cache: Path) -> None:
+        self._clone = _BatchClone(repository, branch, cache)
+        self._paths = tuple(paths)
+
+    @property
+    def where(self) -> str:
+        """The catalog's place in words."""
+        below = f"{', '.join(self._paths)} on " if self._paths else ""
+        return f"{below}branch {self._clone.branch} of {self._clone.repository}"
+
+    def sprawl(self, mirror_entities: Collection[str], seconds: float = INSPECT_SECONDS) -> Sprawl:
+        """Look at the branch's tip.
+
+        Args:
+            mirror_entities: names of entities that mirrors generate; those are no sprawl.
+            seconds: how long to inspect what is new.
+
+        Raises:
+            CatalogUnavailable: the repository, the branch or a path cannot be had.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            with self._clone.locked():
+                commit = self._clone.fetch()
+                files = self._files(commit)
+                blobs = set(files.values())
+                known = self._remembered(blobs)
+                new = sorted(blobs - known.keys())
+                if new:
+                    self._clone.bring(commit, new)
+                    known |= self._inspected(new, deadline)
+                    self._remember(known)
+        except BranchMissing:
+            raise CatalogUnavailable(
+                f"{self._clone.repository} has no branch {self._clone.branch}",
+                mend="Mend sprawl.branch, or create the branch.",
+            ) from None
+        except GitFailed as error:
+            raise CatalogUnavailable(
+                f"{self._clone.repository} cannot be read: {error}",
+                mend="Check that sprawl.repository exists, that the network reaches it, and that "
+                "git's credential helper or SSH agent may read it.",
+            ) from None
+        found = [
+            (path, entity)
+            for path, blob in files.items()
+            for entity in known.get(blob, ())
+            if not (entity.type == TYPE and entity.name in mirror_entities)
+        ]
+        return Sprawl(
+            commit=commit,
+            found=tuple(sorted(found, key=lambda each: (each[0], each[1].line))),
+            files=len(files),
+            waiting=sum(blob not in known for blob in files.values()),
+        )
+
+    def _files(self, commit: str) -> dict[str, str]:
+        """Give the blob of every catalog file below the paths; links and submodules are none."""
+        listed = self._clone.run("ls-tree", "-r", "-z", "--full-tree", commit, "--", *self._paths)
+        files: dict[str, str] = {}
+        present: list[PurePosixPath] = []
+        for line in filter(None, listed.split("\0")):
+            place, path = line.split("\t", 1)
+            mode, _, blob = place.split(" ")
+            present.append(PurePosixPath(path))
+            regular = mode in {"100644", "100755"}
+            if regular and PurePosixPath(path).suffix.lower() in CATALOG_SUFFIXES:
+                files[path] = blob
+        for wanted in map(PurePosixPath, self._paths):
+            if not any(path.is_relative_to(wanted) for path in present):
+                raise CatalogUnavailable(
+                    f"there is no {wanted} on branch {self._clone.branch} of "
+                    f"{self._clone.repository} (commit {commit[:12]})",
+                    mend="Mend sprawl.paths.",
+                )
+        if len(files) > MAX_FILES:
+            raise CatalogUnavailable(
+                f"{self._clone.repository} holds {len(files):,} files that could be of a catalog, "
+                f"more than {MAX_FILES:,}",
+                mend="Name the folders of the catalog in sprawl.paths.",
+            )
+        return files
+
+    def _inspected(self, blobs: Sequence[str], deadline: float) -> Memory:
+        found: Memory = {}
+        pending = iter(blobs)
+        while (batch := list(islice(pending, _BATCH))) and time.monotonic() < deadline:
+            for blob, content in self._clone.contents(batch):
+                if time.monotonic() >= deadline:
+                    return found
+                found[blob] = _entities(content)
+        return found
+
+    def _remembered(self, blobs: Collection[str]) -> Memory:
+        """What was found before in blobs that are still there; empty when that cannot be told."""
+        try:
+            memory: Any = json.loads(self._clone.path(_MEMORY).read_text(encoding="utf-8"))
+            if memory["version"] != _VERSION:
+                return {}
+            return {
+                blob: [AdHocEntity(*each) for each in entities]
+                for blob, entities in memory["blobs"].items()
+                if blob in blobs
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _remember(self, known: Memory) -> None:
+        content = {
+            "version": _VERSION,
+            "blobs": {
+                blob: [[each.line, each.column, each.name, each.type] for each in entities]
+                for blob, entities in known.items()
+            },
+        }
+        file = self._clone.path(_MEMORY)
+        beside = file.with_suffix(".new")
+        beside.write_text(json.dumps(content), encoding="utf-8")
+        beside.replace(file)
+
+
+class _BatchClone(GitClone):
+    """A clone that reads many blobs by one command."""
+
+    def bring(self, commit: str, blobs: Collection[str]) -> None:
+        """Fetch in one go what a filtered clone lacks; git would fetch blob after blob."""
+        listed = self.run("rev-list", "--objects", "--missing=print", "--no-walk", commit)
+        absent = {line[1:] for line in listed.split("\n") if line.startswith("?")}
+        if wanted := sorted(absent & set(blobs)):
+            self.run(
+                *("-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags"),
+                *("--no-auto-gc", "--no-write-fetch-head", "--recurse-submodules=no"),
+                *("--filter=blob:none", "--stdin", "origin"),
+                given="\n".join(wanted).encode(),
+            )
+
+    def contents(self, blobs: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Give the bytes of blobs, in their order."""
+        with tempfile.TemporaryFile() as wanted:
+            wanted.write("\n".join([*blobs, ""]).encode())
+            wanted.seek(0)
+            answer: bytes = self._execute(
+                ("cat-file", "--batch"),
+                self._folder,
+                {},
+                istream=wanted,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+            )
+        start = 0
+        for blob in blobs:
+            head_end = answer.index(b"\n", start)
+            size = answer[start:head_end].rpartition(b" ")[2]
+            if not size.isdigit():
+                raise GitFailed(f"the blob {blob} is missing")
+            start = head_end + 1 + int(size) + 1
+            yield blob, answer[head_end + 1 : start - 1]
+
+
+def _entities(content: bytes) -> list[AdHocEntity]:
+    if len(content) > MAX_BYTES:
+        return []
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return []
+    # Whoever declares a Resource writes the word, or escapes it.
+    if "Resource" not in text and "\\" not in text:
+        return []
+    return list(find_ad_hoc_entities(text, ()).found)

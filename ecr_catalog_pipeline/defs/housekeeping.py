@@ -1,0 +1,191 @@
+"""The job that keeps Dagster's history of our runs small."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import dagster as dg
+from pydantic import Field
+
+from ecr_catalog_pipeline.adapters.dagster_history import DagsterHistory, Freed, RunRow
+from ecr_catalog_pipeline.core.history import Fate, StoredRun, fate_of
+from ecr_catalog_pipeline.defs.assets import told_to_dagster
+from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
+
+HOUSEKEEPING: Final = "housekeeping"
+SCHEDULE_TAG: Final = "dagster/schedule_name"
+LOCATION_TAG: Final = ".dagster/repository"
+MAX_SECONDS: Final = 900
+"""After that no further run is begun; the next housekeeping goes on."""
+RUNS_READ: Final = 500
+RUNS_AT_ONCE: Final = 25
+
+
+class HousekeepingConfig(dg.Config):
+    """How much of the history stays."""
+
+    keep_days: int = Field(default=7, ge=1, description="Runs that ended earlier are removed.")
+    keep_details_hours: int = Field(
+        default=1,
+        ge=1,
+        description="Scheduled runs that succeeded earlier lose their step events and compute "
+        "logs; the run, its asset events and its checks stay. All other runs keep everything.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a housekeeping came to.
+
+    Attributes:
+        runs_needed: old runs that stay since they hold the latest of something.
+        bytes_before, bytes_after: on disk; without SQLite the compute logs alone.
+        notes: what was left for the next time, and why.
+    """
+
+    freed: Freed
+    runs_needed: int
+    bytes_before: int
+    bytes_after: int
+    notes: Sequence[str]
+
+
+def housekeeping_job(mirrors: Iterable[str]) -> dg.JobDefinition:
+    """Define the job that removes what is older than the days to keep."""
+    names = frozenset(mirrors)
+
+    @dg.op(
+        description="Removes runs with their databases and compute logs, and events without a "
+        "run, once they are too old; never the latest of anything.",
+    )
+    def remove_old_history(context: dg.OpExecutionContext, config: HousekeepingConfig) -> None:
+        location = context.run.tags.get(LOCATION_TAG)
+        with told_to_dagster():
+            kept = keep_house(
+                context.instance,
+                config,
+                mirrors=names,
+                location=location,
+                say=context.log.info,
+            )
+        context.add_output_metadata(_figures(kept, config))
+
+    @dg.job(
+        name=HOUSEKEEPING,
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": str(2 * MAX_SECONDS)},
+        description="Keeps Dagster's history small: `keep_days` days of runs, and their details "
+        "for `keep_details_hours` hours.",
+    )
+    def keeps_house() -> None:
+        remove_old_history()
+
+    return keeps_house
+
+
+def housekeeping_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Every hour: a day of runs with all their details is more than the disk should hold."""
+
+    @dg.schedule(
+        name="housekeeping_hourly",
+        cron_schedule="41 * * * *",
+        job=job,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Removes old history. Blocks no mirror.",
+    )
+    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        under_way = dg.RunsFilter(job_name=HOUSEKEEPING, statuses=IN_FLIGHT)
+        if context.instance.get_run_records(under_way, limit=1):
+            return dg.SkipReason("housekeeping is queued or under way")
+        return dg.RunRequest()
+
+    return hourly
+
+
+def keep_house(
+    instance: dg.DagsterInstance,
+    config: HousekeepingConfig,
+    *,
+    mirrors: frozenset[str],
+    location: str | None,
+    say: Callable[[str], object],
+) -> Kept:
+    """Remove and slim what is old enough, in small steps.
+
+    Args:
+        mirrors: names of the mirrors whose events without a run are looked at.
+        location: the code location whose runs are ours; None when it is unknown.
+
+    Raises:
+        CatalogError: the history lies where it cannot be cleaned up.
+    """
+    history = DagsterHistory(instance)
+    now = datetime.now(UTC)
+    remove_before = now - timedelta(days=config.keep_days)
+    slim_before = now - timedelta(hours=config.keep_details_hours)
+    before = history.bytes_on_disk()
+    needed = history.needed()
+    runs_needed = 0
+    notes: list[str] = []
+    place, gives_up_at = -1, time.monotonic() + MAX_SECONDS
+    while rows := history.runs_after(place, RUNS_READ):
+        place = rows[-1].place
+        fates: dict[Fate, list[str]] = {fate: [] for fate in Fate}
+        for row in rows:
+            run = _stored(row, location)
+            fate = fate_of(
+                run, needed=needed.runs, remove_before=remove_before, slim_before=slim_before
+            )
+            fates[fate].append(run.run_id)
+        runs_needed += len(fates[Fate.NEEDED])
+        for run_ids in _some(fates[Fate.REMOVED]):
+            history.remove(run_ids)
+        for run_ids in _some(fates[Fate.SLIMMED]):
+            history.slim(run_ids)
+        history.pack(fates[Fate.PACKED])
+        if fates[Fate.REMOVED] or fates[Fate.SLIMMED]:
+            freed = history.freed
+            say(f"{freed.runs} runs removed, {freed.slimmed_runs} slimmed so far")
+        if time.monotonic() > gives_up_at:
+            notes.append(f"not all was done in {MAX_SECONDS} s; the next housekeeping goes on")
+            break
+    history.remove_runless(mirrors, needed, remove_before)
+    history.remove_orphans(remove_before)
+    notes += history.reclaim()
+    if history.busy:
+        notes.append(f"{history.busy} run databases were in use")
+    return Kept(history.freed, runs_needed, before, history.bytes_on_disk(), notes)
+
+
+def _stored(row: RunRow, location: str | None) -> StoredRun:
+    ours = (
+        MIRROR_TAG in row.tags
+        or row.job == HOUSEKEEPING
+        or (location is not None and row.tags.get(LOCATION_TAG) == location)
+    )
+    return StoredRun(
+        place=row.place,
+        run_id=row.run_id,
+        ended_at=row.ended_at,
+        ours=ours,
+        routine=row.status == "SUCCESS" and MIRROR_TAG in row.tags and SCHEDULE_TAG in row.tags,
+    )
+
+
+def _some(run_ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (run_ids[at : at + RUNS_AT_ONCE] for at in range(0, len(run_ids), RUNS_AT_ONCE))
+
+
+def _figures(kept: Kept, config: HousekeepingConfig) -> dict[str, Any]:
+    return {
+        "keep_days": config.keep_days,
+        "keep_details_hours": config.keep_details_hours,
+        **{f"removed_{name}": count for name, count in asdict(kept.freed).items()},
+        "runs_kept_as_latest": kept.runs_needed,
+        "bytes_before": kept.bytes_before,
+        "bytes_after": kept.bytes_after,
+        "bytes_freed": kept.bytes_before - kept.bytes_after,
+        "notes": "; ".join(kept.notes) or "none",
+    }

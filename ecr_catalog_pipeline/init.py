@@ -1,0 +1,466 @@
+"""The command `ecr-catalog init`: answers become a mirror file, and all that it names is asked.
+
+The words of questions, help and comments are the descriptions in `settings`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args
+from urllib.parse import urlsplit, urlunsplit
+
+import boto3
+import click
+from botocore.exceptions import BotoCoreError
+from git import Git
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from ecr_catalog_pipeline.access import Access, check_access
+from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.settings import (
+    FileTarget,
+    GitTarget,
+    Mirror,
+    S3Target,
+    cache_folder,
+    load_mirror,
+    load_mirrors,
+    mirrors_folder,
+)
+
+NOT_ALL: Final = 2
+"""The exit code when the file stands and something does not let us in."""
+
+GIT_SECONDS: Final = 10
+SCHEMA: Final = "../schemas/mirror.schema.json"
+
+_TARGETS: Final[Mapping[str, type[BaseModel]]] = {
+    "git": GitTarget,
+    "s3": S3Target,
+    "file": FileTarget,
+}
+_MIRROR_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
+# YAML of either version reads it as this very text, and so does a person.
+_PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9._/@+-]*(?::[A-Za-z0-9._/@+-]+)*|\.\.?/[\w./-]+")
+_WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+_WIDTH: Final = 96
+
+
+def _model(section: str, kind: str) -> type[BaseModel]:
+    """Give the model of a block; that of `publish` depends on its kind."""
+    if section == "publish":
+        return _TARGETS[kind]
+    annotation = Mirror.model_fields[section].annotation
+    options: Sequence[Any] = get_args(annotation) or (annotation,)
+    return next(each for each in options if isinstance(each, type) and issubclass(each, BaseModel))
+
+
+@dataclass(frozen=True)
+class Question:
+    """One key of the mirror file, as a flag and, when it has a prompt, as a question.
+
+    Attributes:
+        kinds: the kinds of target that have the key.
+        optional: an empty answer leaves it out.
+    """
+
+    key: str
+    flag: str
+    prompt: str = ""
+    kinds: tuple[str, ...] = tuple(_TARGETS)
+    optional: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """What click calls it."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def field(self, kind: str) -> FieldInfo:
+        """Where the settings describe it, for a kind of target."""
+        section, _, name = self.key.partition(".")
+        return _model(section, kind).model_fields[name]
+
+
+KIND: Final = Question("publish.kind", "--publish", "Publish to git, s3 or file")
+QUESTIONS: Final = (
+    Question("governance.repository", "--governance-repository", "Governance: git repository"),
+    Question("governance.branch", "--governance-branch", "Governance: branch"),
+    Question("governance.path", "--governance-path", "Governance: file in it"),
+    Question("registry.region", "--region", "ECR: AWS region"),
+    Question("registry.account_id", "--account-id", "ECR: AWS account (empty: any)", optional=True),
+    Question("registry.role_arn", "--role-arn"),
+    Question("registry.endpoint_url", "--endpoint-url"),
+    Question("entity.name", "--entity-name"),
+    Question("entity.owner", "--entity-owner"),
+    KIND,
+    Question("publish.repository", "--publish-repository", "Publish: git repository", ("git",)),
+    Question("publish.branch", "--publish-branch", "Publish: branch", ("git",)),
+    Question("publish.path", "--publish-path", "Publish: file", ("git", "file")),
+    Question("publish.bucket", "--bucket", "Publish: bucket", ("s3",)),
+    Question("publish.key", "--key", "Publish: key", ("s3",)),
+    Question("backstage.url", "--backstage-url", "Backstage: URL (empty: none)", optional=True),
+    Question("backstage.token_env", "--token-env", "Backstage: variable of its token"),
+)
+
+
+def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
+    for question in reversed(QUESTIONS):
+        described = question.field(question.kinds[0]).description or ""
+        kind = click.Choice([*_TARGETS]) if question is KIND else str
+        command = click.option(
+            question.flag, question.parameter, type=kind, help=described.partition(". ")[0]
+        )(command)
+    return command
+
+
+@click.command()
+@click.argument("name", required=False)
+@_with_flags
+@click.option("--yes", is_flag=True, help="Ask nothing: take flags and defaults.")
+@click.option("--force", is_flag=True, help="Replace a mirror file of that name.")
+@click.option("--check", is_flag=True, help="Write nothing: check the access of mirror NAME.")
+def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str | None) -> int:
+    """Write mirrors/NAME.yaml from a few answers, and check access to all that it names.
+
+    Defaults come from the working folder's git repository and from the AWS configuration. Secrets
+    are neither asked for nor written. Nothing is published.
+
+    Exit code: 0 all is well, 2 written but something lets us not in, 1 error.
+    """
+    folder = mirrors_folder(os.environ)
+    if check:
+        if not name or any(flags.values()):
+            raise click.UsageError("--check takes the NAME of a mirror, and no other flags")
+        return _report(load_mirrors(folder).get(name))
+    # Without a terminal nobody can answer.
+    asked = sys.stdin.isatty() and not yes
+    found = _surroundings(folder)
+    name = _name(name, found, folder, asked=asked, force=force)
+    answers = _answers(flags, found, folder, asked=asked)
+    path = folder / f"{name}.yaml"
+    text = mirror_text(name, answers, with_schema=(folder / SCHEMA).is_file())
+    mirror = load_mirror(path, text)
+    _refuse_shared_target(mirror, folder)
+    _put(path, text, force=force)
+    click.echo(f"Wrote {_shown(path)}")
+    return _report(mirror)
+
+
+def _report(mirror: Mirror) -> int:
+    click.echo()
+    complete = True
+    for each in check_access(mirror, cache_folder(os.environ)):
+        complete = complete and each.granted
+        for line in _access_lines(each):
+            click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+    click.echo(f"\nNext: ecr-catalog plan -m {mirror.name}")
+    if complete:
+        return 0
+    click.echo(f"Once what is missing is there: ecr-catalog init --check {mirror.name}", err=True)
+    return NOT_ALL
+
+
+def _access_lines(access: Access) -> Iterator[str]:
+    good, bad = _marks()
+    yield f"  {good if access.granted else bad} {access.subject:<10}  {access.told}"
+    if access.mend:
+        yield f"{'':16}{access.mend}"
+
+
+def _marks() -> tuple[str, str]:
+    try:
+        "✓✗".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "ok", "NO"
+    return click.style("✓", fg="green"), click.style("✗", fg="red")
+
+
+# Answers
+
+
+def _name(
+    name: str | None, found: Mapping[str, str], folder: Path, *, asked: bool, force: bool
+) -> str:
+    def checked(value: str) -> str:
+        if not _MIRROR_NAME.fullmatch(value):
+            raise click.UsageError(
+                f"{value!r} cannot name a mirror: a lower-case letter, then at most 40 of a-z 0-9 _"
+            )
+        path = folder / f"{value}.yaml"
+        if path.exists() and not force:
+            raise click.UsageError(f"{_shown(path)} exists: take another name, or --force")
+        return value
+
+    if name is not None:
+        return checked(name)
+    default = _slug(found.get("governance.repository", ""))
+    if asked:
+        return str(click.prompt("Name of the mirror", default=default, value_proc=checked))
+    if default is None:
+        raise click.UsageError("NAME is missing: what the mirror is to be called")
+    return checked(default)
+
+
+def _answers(
+    flags: Mapping[str, str | None], found: Mapping[str, str], folder: Path, *, asked: bool
+) -> dict[str, str]:
+    """Give a value for each key that has one: a flag's, an answer, or a default."""
+    answers: dict[str, str] = {}
+    for question in QUESTIONS:
+        kind, given = answers.get(KIND.key, ""), flags[question.parameter]
+        if reason := _senseless(question, kind, answers):
+            if given is not None:
+                raise click.UsageError(f"{question.flag} {reason}")
+            continue
+        default = _default(question, kind, {**found, **answers})
+        if given is not None:
+            value = _checked(question, kind, given, folder)
+        elif asked and question.prompt:
+            value = _ask(question, kind, default, folder)
+        else:
+            value = default or ""
+        if value:
+            answers[question.key] = value
+        elif question.prompt and not question.optional:
+            described = question.field(kind or question.kinds[0]).description or ""
+            raise click.UsageError(f"{question.flag} is missing: {described}")
+    return answers
+
+
+def _senseless(question: Question, kind: str, answers: Mapping[str, str]) -> str:
+    """Say why an answer would mean nothing after those before it; empty when it would."""
+    if kind and kind not in question.kinds:
+        return f"does not go with --publish {kind}"
+    if question.key == "backstage.token_env" and "backstage.url" not in answers:
+        return "goes with --backstage-url"
+    return ""
+
+
+def _ask(question: Question, kind: str, default: str | None, folder: Path) -> str:
+    def checked(value: str) -> str:
+        return _checked(question, kind, value.strip(), folder)
+
+    empty = "" if question.optional else None
+    return str(
+        click.prompt(
+            question.prompt,
+            default=empty if default is None else default,
+            show_default=default is not None,
+            value_proc=checked,
+        )
+    )
+
+
+def _checked(question: Question, kind: str, value: str, folder: Path) -> str:
+    """Give the value as it was written, if the settings accept it.
+
+    Raises:
+        UsageError: in the settings' own words; a prompt asks again.
+    """
+    if question.optional and not value:
+        return value
+    field = question.field(kind or question.kinds[0])
+    if question is KIND:
+        if value not in _TARGETS:
+            raise click.UsageError("must be git, s3 or file")
+        return value
+    try:
+        known: Any = Annotated[field.annotation, field]
+        TypeAdapter(known).validate_python(value, context={"folder": folder})
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise click.UsageError(f"{question.flag} {problem}") from None
+    return value
+
+
+def _default(question: Question, kind: str, known: Mapping[str, str]) -> str | None:
+    if question is KIND:
+        return "git"
+    if question.key in known:
+        return known[question.key]
+    if question.key == "publish.repository":
+        return known.get("governance.repository")
+    if question.key == "backstage.token_env":
+        return "BACKSTAGE_TOKEN"
+    # The loader knows the defaults of what nobody is asked for.
+    default = question.field(kind or question.kinds[0]).default if question.prompt else None
+    return default if isinstance(default, str) else None
+
+
+# Surroundings
+
+
+def _surroundings(folder: Path) -> dict[str, str]:
+    """Give what the working folder and the environment say already, by key."""
+    return {**_of_git(folder), **_of_aws()}
+
+
+def _of_git(folder: Path) -> dict[str, str]:
+    top = _git("rev-parse", "--show-toplevel")
+    if not top or Path(top) == Path(__file__).parents[1]:
+        return {}  # No repository, or a clone of this very project.
+    found = {}
+    remote = _without_secret(_git("remote", "get-url", "origin"))
+    repository = remote or os.path.relpath(top, folder)
+    if _is_repository(repository, folder):
+        found["governance.repository"] = repository
+    if branch := _git("symbolic-ref", "--short", "HEAD"):
+        found["governance.branch"] = branch
+    files = _git("-C", top, "ls-files", "--", "ecr-catalog.yaml", "*/ecr-catalog.yaml").splitlines()
+    if files:
+        found["governance.path"] = min(files, key=lambda file: (file.count("/"), file))
+    return found
+
+
+def _git(*arguments: str) -> str:
+    """Give what git prints; nothing when it fails."""
+    _, output, _ = Git().execute(
+        ["git", "-c", "core.quotePath=false", *arguments],
+        with_extended_output=True,
+        with_exceptions=False,
+        kill_after_timeout=GIT_SECONDS,
+    )
+    return str(output)
+
+
+def _without_secret(remote: str) -> str:
+    """Take user and password out of a URL: either may be a token."""
+    parts = urlsplit(remote)
+    if parts.scheme not in {"https", "http"} or "@" not in parts.netloc:
+        return remote
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _is_repository(value: str, folder: Path) -> bool:
+    try:
+        _checked(QUESTIONS[0], "", value, folder)
+    except click.UsageError:
+        return False
+    return True
+
+
+def _of_aws() -> dict[str, str]:
+    region = os.environ.get("AWS_REGION")
+    try:
+        region = region or boto3.Session().region_name
+    except BotoCoreError:
+        return {}
+    return {"registry.region": region} if region else {}
+
+
+def _slug(repository: str) -> str | None:
+    """Make a mirror's name of a repository's: `git@host:team/My-Platform.git` is `my_platform`."""
+    last = re.split(r"[/:]", repository.rstrip("/"))[-1].removesuffix(".git")
+    name = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")[:41]
+    return name if _MIRROR_NAME.fullmatch(name) else None
+
+
+# The file
+
+
+def mirror_text(name: str, answers: Mapping[str, str], *, with_schema: bool) -> str:
+    """Write a mirror file: what was answered, and every other key as a comment."""
+    lines = [f"# The mirror {name}; `ecr-catalog schema mirror` describes every key."]
+    if with_schema:
+        lines.insert(0, f"# yaml-language-server: $schema={SCHEMA}")
+    kind = answers[KIND.key]
+    own = {"entity.name": f"{name}-ecr-registry"}
+    for section, field in Mirror.model_fields.items():
+        if section == "name":
+            continue
+        chosen = {
+            key.partition(".")[2]: value
+            for key, value in answers.items()
+            if key.startswith(f"{section}.")
+        }
+        model = _model(section, kind)
+        lines += ["", *_comment(field.description or "", "")]
+        # An optional block without an answer is shown, and means nothing yet.
+        off = "" if chosen else "# "
+        lines.append(f"{off}{section}:")
+        for key, each in model.model_fields.items():
+            if key in chosen:
+                lines += _comment(each.description or "", "  ")
+                lines.append(f"  {key}: {scalar(chosen[key])}")
+            elif (example := own.get(f"{section}.{key}", _example(each))) is not None:
+                lines += _comment(each.description or "", "  ") if chosen else []
+                lines.append(f"  # {key}: {example}" if chosen else f"#   {key}: {example}")
+    return "\n".join(lines) + "\n"
+
+
+def scalar(value: object) -> str:
+    """Write a value so that it is read as what it is."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _example(field: FieldInfo) -> str | None:
+    value = field.default
+    if (value is None or field.is_required()) and field.examples:
+        value = field.examples[0]
+    return scalar(value) if isinstance(value, str | int | float) else None
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _refuse_shared_target(mirror: Mirror, folder: Path) -> None:
+    others = load_mirrors(folder).mirrors if folder.is_dir() else {}
+    for other in others.values():
+        if other.name != mirror.name and other.target_identity == mirror.target_identity:
+            raise SettingsError(
+                f"the mirror {other.name} publishes to that target already",
+                mend="Give every mirror a target of its own: --publish-path, say.",
+            )
+
+
+def _put(path: Path, text: str, *, force: bool) -> None:
+    """Put the file in its place whole, or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                os.fchmod(stream.fileno(), 0o644)
+            if force:
+                Path(beside).replace(path)
+            else:
+                path.hardlink_to(beside)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+    except FileExistsError:
+        raise SettingsError(
+            f"{_shown(path)} exists", mend="Take another name, or --force."
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"{_shown(path)} cannot be written: {error.strerror}",
+            mend="Check the folder, its permissions and the disk.",
+        ) from None
+
+
+def _shown(path: Path) -> str:
+    """Show a path as it is found from the working folder, when it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

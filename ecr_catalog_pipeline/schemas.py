@@ -1,0 +1,310 @@
+"""JSON Schemas of the files that people write, made from what reads them.
+
+A schema judges what an editor or CI makes of the YAML; the mirror reads every scalar as the text
+that was written. Where the two differ, such as an account id without quotes, the schema takes both:
+what the mirror accepts, its schema accepts. The schema of the governance file comes twice: lenient,
+as the mirror is, and strict, where all that a schema can know to be a finding is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import click
+
+from ecr_catalog_pipeline.core.governance import (
+    ENCRYPTIONS,
+    ENTRY_ID,
+    KNOWN_VERSIONS,
+    REPOSITORY_NAME,
+    RISKS,
+    Status,
+)
+from ecr_catalog_pipeline.settings import Mirror
+
+Schema = dict[str, Any]
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+# What YAML may make of a text, as a text.
+_NUMBERS: Final = ("0", "7", "2026", "1.5", "123456789012")
+_BOOLEANS: Final = ("true", "false")
+_DIGITS: Final = re.compile(r"\^\[0-9\]\{(?P<count>[0-9]+)\}\$")
+
+_INTEGER_TEXT: Final = r"^\s*[+-]?[0-9][0-9_]*(?:\.0*)?\s*$"
+_NUMBER_TEXT: Final = r"^\s*[+-]?[0-9._]+(?:[eE][+-]?[0-9]+)?\s*$"
+_BOOLEAN_TEXT: Final = r"^(?:[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"
+# What pydantic takes for a truth value, besides 0 and 1.
+_TRUTH_TEXT: Final = (
+    r"^(?:[Tt]|[Ff]|[Yy]|[Nn]|[Oo][Nn]|[Oo][Ff][Ff]|[Yy][Ee][Ss]|[Nn][Oo]"
+    r"|[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|0|1)$"
+)
+
+
+def mirror_schema() -> Schema:
+    """Give the schema of a mirror file."""
+    schema = Mirror.model_json_schema()
+    models = {
+        name: {**_as_yaml_reads(model), "title": _words(name)}
+        for name, model in schema["$defs"].items()
+    }
+    root = _as_yaml_reads(schema)
+    return {
+        "$schema": DIALECT,
+        "title": "A mirror of ecr_catalog_pipeline",
+        "description": "mirrors/NAME.yaml: one governance file, one ECR registry, one entity.",
+        **{key: root[key] for key in ("type", "additionalProperties", "properties")},
+        # The file's name says it.
+        "required": [key for key in schema["required"] if key != "name"],
+        "$defs": models,
+    }
+
+
+def governance_schema(*, strict: bool = False) -> Schema:
+    """Give the schema of a governance file.
+
+    Args:
+        strict: refuse what would be a finding, not only what would be refused.
+    """
+    entries: Schema = {"type": "object", "additionalProperties": _entry(strict=strict)}
+    if strict:
+        entries["propertyNames"] = {
+            "pattern": f"^{REPOSITORY_NAME.pattern}$",
+            "minLength": 2,
+            "maxLength": 256,
+        }
+    repositories = {
+        **entries,
+        "description": "Every container repository that is meant to be, by its name in ECR.",
+    }
+    root: Schema = {
+        key: _ruled(_ROOT_RULES.get(key, {}), description, strict=strict)
+        for key, description in ROOT_DESCRIPTIONS.items()
+    } | {"repositories": repositories}
+    schema = {
+        "$schema": DIALECT,
+        "title": f"Governance of container repositories{' (strict)' if strict else ''}",
+        "description": "ecr-catalog.yaml: every container repository that the company means to "
+        "have, with its owner, risk and status.",
+        "type": "object",
+    }
+    if strict:
+        return schema | {
+            "properties": root,
+            "required": ["version", "repositories"],
+            "additionalProperties": False,
+        }
+    older = {**entries, "description": "The older name of `repositories`: rename it."}
+    return schema | {
+        "properties": root | {"registries": older},
+        "oneOf": [{"required": ["repositories"]}, {"required": ["registries"]}],
+    }
+
+
+FILES: Final[Mapping[str, Callable[[], Schema]]] = {
+    "mirror.schema.json": mirror_schema,
+    "ecr-catalog.schema.json": governance_schema,
+    "ecr-catalog.strict.schema.json": partial(governance_schema, strict=True),
+}
+"""What `make schemas` writes."""
+
+
+def as_text(schema: Schema) -> str:
+    """Write a schema as it stands in a file."""
+    return json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
+
+
+@click.command("schema")
+@click.argument("file", type=click.Choice(["mirror", "governance"]))
+@click.option("--strict", is_flag=True, help="Governance: what is a finding is an error.")
+def schema_command(file: str, *, strict: bool) -> int:
+    """Print the JSON Schema of a mirror file or of a governance file.
+
+    An editor with a YAML language server completes and checks a file whose first line names it:
+
+        # yaml-language-server: $schema=mirror.schema.json
+    """
+    if file == "mirror" and strict:
+        raise click.UsageError("--strict goes with governance: a mirror file has no findings")
+    schema = mirror_schema() if file == "mirror" else governance_schema(strict=strict)
+    click.echo(as_text(schema), nl=False)
+    return 0
+
+
+# The mirror file: pydantic's schema, made fit for YAML
+
+
+def _words(name: str) -> str:
+    """Make a class's name a title: `GitTarget` is `Git target`."""
+    return re.sub(r"(?<=[a-z0-9])[A-Z]", lambda found: f" {found[0].lower()}", name)
+
+
+def _as_yaml_reads(node: Schema) -> Schema:
+    """Let a schema accept what an editor makes of a value that the mirror reads as text."""
+    node = {key: value for key, value in node.items() if key not in {"title", "discriminator"}}
+    if not isinstance(node.get("default", ""), str | int | float):
+        del node["default"]  # Null, or a block that is better not filled in.
+    for key, inner in node.items():
+        if key == "properties":
+            node[key] = {name: _as_yaml_reads(each) for name, each in inner.items()}
+        elif key in {"anyOf", "oneOf"}:
+            node[key] = [_as_yaml_reads(each) for each in inner]
+        elif key in {"items", "additionalProperties"} and isinstance(inner, dict):
+            node[key] = _as_yaml_reads(inner)
+    node = _nullable(node)
+    return node if "const" in node or "enum" in node else _scalar(node)
+
+
+def _scalar(node: Schema) -> Schema:
+    match node.get("type"):
+        case "string" | ["string", *_]:
+            return _string(node)
+        case "integer":
+            return {**node, "type": ["integer", "string"], "pattern": _INTEGER_TEXT}
+        case "number":
+            return {**node, "type": ["number", "string"], "pattern": _NUMBER_TEXT}
+        case "boolean":
+            whole = {"type": ["boolean", "string", "integer"], "pattern": _TRUTH_TEXT}
+            return {**node, **whole, "minimum": 0, "maximum": 1}
+        case _:
+            return node
+
+
+def _nullable(node: Schema) -> Schema:
+    """Join `anyOf: [a string, null]` into one schema with two types; leave another as it is."""
+    match node.get("anyOf"):
+        case [{"type": str() | list()} as one, {"type": "null"}]:
+            types = one["type"] if isinstance(one["type"], list) else [one["type"]]
+            rest = {key: value for key, value in node.items() if key != "anyOf"}
+            return {**one, **rest, "type": [*types, "null"]}
+        case _:
+            return node
+
+
+def _string(node: Schema) -> Schema:
+    """Add the types that a text which matches may have in YAML."""
+    pattern = node.get("pattern", "")
+    types = list(dict.fromkeys([node["type"]] if isinstance(node["type"], str) else node["type"]))
+    for name, texts in (("number", _NUMBERS), ("boolean", _BOOLEANS)):
+        if name not in types and any(re.search(pattern, text) for text in texts):
+            types.append(name)
+    if len(types) > 1:
+        node = {**node, "type": types}
+    if digits := _DIGITS.fullmatch(pattern):
+        node |= {"minimum": 0, "maximum": 10 ** int(digits["count"]) - 1}
+    return node
+
+
+# The governance file: the rules of `core.governance`
+
+_TEXT: Final[Schema] = {"type": ["string", "number", "boolean"], "pattern": r"\S"}
+_OPTIONAL_TEXT: Final[Schema] = {"type": ["string", "number", "boolean", "null"]}
+
+ROOT_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "version": "The version of the file's form.",
+    "domain": "The domain that the registry belongs to.",
+    "owner": "Who answers for this file.",
+    "last_updated": "The day of the last change.",
+    "managed_by": "Who manages the registry.",
+    "physical_registry": "The name of the registry in AWS.",
+}
+_ROOT_RULES: Final[Mapping[str, Schema]] = {
+    # Without quotes a version is a number.
+    "version": {"enum": [*sorted(KNOWN_VERSIONS), *map(float, sorted(KNOWN_VERSIONS))]},
+}
+
+ENTRY_DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
+    "metadata": {
+        "id": "The repository's own id, such as REGISTRY_PAYMENTS_GATEWAY; no other one has it.",
+        "owner": "The team that answers for the repository.",
+        "risk": "How grave it is when the repository is misused.",
+        "environment": "The environment that the repository serves; optional.",
+        "status": "What the repository is meant to be. `pending` asks for it, `decommissioned` "
+        "says that it is to go.",
+        "created_date": "The day it was asked for.",
+        "requested_by": "Who asked for it; optional.",
+        "domain": "The domain it belongs to; optional.",
+    },
+    "aws": {"repository_url": "Its URI in ECR; optional, and never published."},
+    "governance": {
+        "image_scanning": "Whether its images are scanned on push.",
+        "encryption": "How it is encrypted.",
+        "lifecycle_policy": "How many images it keeps: {keep_image_count: 50}.",
+    },
+}
+_SECTION_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "metadata": "Whose it is, and what it is meant to be.",
+    "aws": "What AWS knows of it; optional.",
+    "governance": "What is asked of it; optional.",
+}
+_ENTRY_RULES: Final[Mapping[str, Mapping[str, Schema]]] = {
+    "metadata": {
+        "id": {"type": "string", "pattern": f"^{ENTRY_ID.pattern}$"},
+        "owner": _TEXT,
+        "risk": {"enum": list(RISKS)},
+        "environment": _OPTIONAL_TEXT,
+        "status": {"enum": [status.value for status in Status]},
+        "created_date": _OPTIONAL_TEXT,
+        "requested_by": _OPTIONAL_TEXT,
+        "domain": _OPTIONAL_TEXT,
+    },
+    "aws": {},
+    "governance": {
+        "image_scanning": {"type": ["boolean", "string", "null"], "pattern": _BOOLEAN_TEXT},
+        "encryption": {"enum": [*ENCRYPTIONS, None]},
+        "lifecycle_policy": {
+            "type": ["object", "null"],
+            "properties": {
+                "keep_image_count": {
+                    "description": "How many images are kept, 1 or more.",
+                    "type": ["integer", "string"],
+                    "minimum": 1,
+                    "pattern": r"^(?=[0-9]{0,8}[1-9])[0-9]+$",
+                }
+            },
+            "required": ["keep_image_count"],
+        },
+    },
+}
+_REQUIRED: Final[Mapping[str, list[str]]] = {"metadata": ["id", "owner", "risk", "status"]}
+
+
+def _entry(*, strict: bool) -> Schema:
+    sections: Schema = {}
+    for section, keys in ENTRY_DESCRIPTIONS.items():
+        properties = {
+            key: _ruled(_ENTRY_RULES[section].get(key, {}), description, strict=strict)
+            for key, description in keys.items()
+        }
+        sections[section] = {
+            "description": _SECTION_DESCRIPTIONS[section],
+            "properties": properties,
+        }
+        if strict:
+            required = _REQUIRED.get(section)
+            sections[section] |= {
+                "type": "object" if required else ["object", "null"],
+                "additionalProperties": False,
+                **({"required": required} if required else {}),
+            }
+    if strict:
+        return {
+            "type": "object",
+            "properties": sections,
+            "required": list(_REQUIRED),
+            "additionalProperties": False,
+        }
+    return {"properties": sections}
+
+
+def _ruled(rule: Schema, description: str, *, strict: bool) -> Schema:
+    """Rule a key; where nothing is strict, the rule is what an editor completes."""
+    if not rule:
+        return {"description": description}
+    if strict:
+        return {"description": description, **rule}
+    return {"description": description, "anyOf": [rule, {}]}
