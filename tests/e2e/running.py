@@ -121,8 +121,15 @@ def graphql(port: int, query: str) -> Any:
         return json.load(answer)["data"]
 
 
-def wait_for(ready: Callable[[], bool], seconds: float, what: str, *, every: float = 0.5) -> float:
-    """Wait until something is true, and give how long that took."""
+def wait_for(
+    ready: Callable[[], bool],
+    seconds: float,
+    what: str,
+    *,
+    every: float = 0.5,
+    told: Callable[[], str] = str,
+) -> float:
+    """Wait until something is true, and give how long that took; failing adds what *told* says."""
     began = time.monotonic()
     while True:
         try:
@@ -130,7 +137,7 @@ def wait_for(ready: Callable[[], bool], seconds: float, what: str, *, every: flo
                 return time.monotonic() - began
         except (urllib.error.URLError, FileNotFoundError):
             pass
-        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}"
+        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}\n{told()}"
         time.sleep(every)
 
 

@@ -104,16 +104,34 @@ class Demo:
             timeout=60,
         )
 
-    def verify(self) -> int:
+    def verify(self) -> subprocess.CompletedProcess[str]:
         token = (self.folder / ".demo" / "backstage-token").read_text()
         return subprocess.run(
             [self.folder / ".venv/bin/ecr-catalog", "verify", "-m", "demo"],
             cwd=self.folder,
             env=self.environment | {"BACKSTAGE_TOKEN": token},
             capture_output=True,
+            text=True,
             check=False,
             timeout=60,
-        ).returncode
+        )
+
+    def state(self) -> str:
+        """What a failed test needs to be understood."""
+        verified = self.verify()
+        runs = self.graphql(
+            "{ runsOrError(limit: 12) { ... on Runs { results"
+            " { status startTime endTime tags { key value } } } } }"
+        )["runsOrError"]["results"]
+        return "\n".join(
+            [
+                f"verify: {verified.returncode} {verified.stdout}{verified.stderr}",
+                *map(json.dumps, runs),
+                self.git("log", "-5", "--format=%h %cI %s"),
+                self.output.read_text()[-1500:],
+                (self.folder / ".demo" / "backstage.log").read_text()[-4000:],
+            ]
+        )
 
     def graphql(self, query: str) -> Any:
         return graphql(self.ui_port, query)
@@ -199,8 +217,10 @@ def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: 
     assert demo.command("demo", "delete", "shop/search").returncode == 0
     assert demo.command("demo", "request", "shop/vouchers").returncode == 0
     planned = demo.command("plan", "-m", "demo", "--json")
-    assert planned.returncode == 2, planned.stderr
-    assert json.loads(planned.stdout)["changes"]["removed"] == ["shop/search"]
+    # A sensor may have been quicker, and left nothing to publish.
+    assert planned.returncode in {0, 2}, planned.stderr
+    if planned.returncode == 2:
+        assert json.loads(planned.stdout)["changes"]["removed"] == ["shop/search"]
     wait_for(
         lambda: "{name: shop/search," not in demo.entity.read_text(),
         SCHEDULE_SECONDS,
@@ -217,7 +237,12 @@ def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: 
     wait_for(lambda: "SUCCESS" in schedule_ticks(demo), 60, "a tick of the schedule to end")
     if shutil.which("node"):
         wait_for(lambda: "serves the entity" in demo.output.read_text(), 300, "Backstage to serve")
-        wait_for(lambda: demo.verify() == 0, SCHEDULE_SECONDS, "Backstage to be in parity")
+        wait_for(
+            lambda: demo.verify().returncode == 0,
+            SCHEDULE_SECONDS,
+            "Backstage to be in parity",
+            told=demo.state,
+        )
 
     # Ctrl-C ends all of it.
     assert len(demo.processes()) >= 4

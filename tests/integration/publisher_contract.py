@@ -5,12 +5,13 @@ A module of tests for one target subclasses `PublisherContract` and gives it a `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, Protocol
 
 import pytest
 
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
-from ecr_catalog_pipeline.core.errors import LostRace
+from ecr_catalog_pipeline.core.errors import LostRace, StalePlan
 
 PROVENANCE: Final = Provenance(
     mirror="goldenpath",
@@ -129,6 +130,20 @@ class PublisherContract:
         target.remove()
         lost_race(publisher, TWO, version)
         assert target.content() is None
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_what_has_become_too_late_is_not_written(self, target: Target, *, first: bool) -> None:
+        publisher = target.publisher()
+        version = None if first else publish(publisher, ONE)
+
+        def too_late() -> None:
+            raise StalePlan("the plan is too old", mend="Plan afresh.")
+
+        with pytest.raises(StalePlan):
+            publisher.publish(TWO, version, replace(PROVENANCE, fence=too_late))
+        assert target.content() == (None if first else ONE)
+        publisher.publish(TWO, version, PROVENANCE)
+        assert target.content() == TWO
 
     def test_after_a_lost_race_the_next_run_publishes(self, target: Target) -> None:
         publisher = target.publisher()

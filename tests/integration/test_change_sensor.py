@@ -117,6 +117,54 @@ def test_a_governance_commit_starts_a_run_and_is_observed(world: World, sensor: 
     assert request.tags["ecr_catalog/moved"] == "governance_file"
 
 
+def run_of(world: World, request: dg.RunRequest) -> dg.DagsterRun:
+    """The run that the daemon makes of a request, not begun yet."""
+    assert request.run_key
+    job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
+    return world.instance.create_run_for_job(
+        job, tags={**request.tags, "dagster/run_key": request.run_key}
+    )
+
+
+def test_a_run_whose_process_was_killed_is_asked_for_again(world: World, sensor: Sensor) -> None:
+    world.fake.delete("team/two")
+    first = the_run(sensor.look())
+    held_until = first.tags[STILL_HELD_TAG]
+    world.instance.report_run_failed(run_of(world, first), "Exceeded maximum runtime")
+
+    tick = sensor.look()
+
+    again = the_run(tick)
+    assert again.run_key != first.run_key
+    assert again.tags[STILL_HELD_TAG] == held_until, "the change was asked for then"
+    assert observed(tick) == {}
+    world.instance.report_run_failed(run_of(world, again), "Exceeded maximum runtime")
+    assert the_run(sensor.look()).tags[STILL_HELD_TAG] == held_until
+
+
+def test_a_run_that_succeeded_or_whose_step_failed_is_not_asked_for_again(
+    world: World, sensor: Sensor
+) -> None:
+    world.fake.delete("team/two")
+    done = run_of(world, the_run(sensor.look()))
+    world.instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, done.job_name), done.run_id
+    )
+    assert "no change" in skipped(sensor.look())
+
+    world.commit("]")
+    request = the_run(sensor.look())
+    assert request.run_key
+    refused = world.definitions.resolve_job_def(f"{MIRROR}_sync").execute_in_process(
+        run_config=QUIET,
+        instance=world.instance,
+        tags={**request.tags, "dagster/run_key": request.run_key},
+        raise_on_error=False,
+    )
+    assert not refused.success
+    assert "no change" in skipped(sensor.look())
+
+
 def test_a_commit_beside_the_governance_file_starts_no_run(world: World, sensor: Sensor) -> None:
     world.commit("something else", path="README.md")
 

@@ -99,6 +99,47 @@ def shell_in(world: World, tmp_path: Path) -> Shell:
     return Shell({**world.environ(tmp_path / "user"), "TMPDIR": str(scratch)}, folder=folder)
 
 
+def test_whatever_fails_plan_verify_and_sync_say_what_stays_published(
+    world: World, shell: Shell
+) -> None:
+    world.have(*FIVE)
+    world.sync()
+    kept = re.compile(
+        r"^Last good, as it was: 5 live and 0 pending, content of "
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, \d+ (s|min|min \d+ s) ago\.$",
+        re.MULTILINE,
+    )
+
+    world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    for command in ("plan", "verify", "sync"):
+        done = shell(command, "-m", world.name)
+        assert_an_error(done, "ecr:DescribeRepositories failed with AccessDenied")
+        assert kept.search(done.stderr), done.stderr
+
+    world.fake.clear()
+    world.commit("repositories: [")
+    done = shell("plan", "-m", world.name, "--json")
+    assert_an_error(done, "ecr-catalog.yaml:")
+    assert kept.search(done.stderr), done.stderr
+
+
+def test_a_plan_says_what_is_published_now_and_a_held_one_that_it_stays(
+    world: World, shell: Shell
+) -> None:
+    world.have(*FIVE)
+    assert "Published now: nothing is published yet" in shell("plan", "-m", world.name).stdout
+    world.sync()
+    for name in FIVE:
+        world.fake.delete(name)
+
+    held = shell("plan", "-m", world.name)
+    verified = shell("verify", "-m", world.name, "--json")
+
+    assert "Published now: 5 live and 0 pending, content of " in held.stdout
+    assert "Until then the last good stays: 5 live and 0 pending, content of " in held.stdout
+    assert "the last good stays: 5 live" in json.loads(verified.stdout)["reason"]
+
+
 def assert_an_error(done: Done, *words: str) -> None:
     """One sentence on stderr, nothing on stdout, no traceback, exit code 1."""
     assert done.returncode == 1, done

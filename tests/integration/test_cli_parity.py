@@ -47,7 +47,7 @@ def test_sync_says_that_what_it_published_is_visible(world: World, shell: Shell)
     done = shell("sync", "-m", world.name)
 
     assert done.returncode == 0, done.stderr
-    assert "\nvisible in Backstage: in parity" in done.stdout
+    assert "\nvisible in Backstage: Backstage serves what it should" in done.stdout
 
 
 def test_sync_says_that_what_it_published_is_not_yet_visible(
@@ -68,7 +68,11 @@ def test_verify_asks_backstage_what_it_serves(
 ) -> None:
     shell("sync", "-m", world.name)
     code, answer = verify(world, shell)
-    assert (code, answer["parity"], answer["reason"]) == (0, True, "in parity")
+    assert (code, answer["parity"], answer["reason"]) == (
+        0,
+        True,
+        "Backstage serves what it should",
+    )
     assert answer["served_digest"] == answer["expected_digest"] == answer["published_digest"]
 
     world.govern("team/app-1", owner="another-team")

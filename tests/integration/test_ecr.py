@@ -179,8 +179,8 @@ def test_only_what_is_published_and_missing_is_looked_up_each_alone(fake: FakeAw
     assert names(inventory) == ["kept", "unpublished"]
     assert inventory.proved_absent == {"gone/one", "gone/two"}
     assert [call.parameters for call in look_ups(fake)] == [
-        {"repositoryNames": ["gone/one"]},
-        {"repositoryNames": ["gone/two"]},
+        {"registryId": fake.account_id, "repositoryNames": ["gone/one"]},
+        {"registryId": fake.account_id, "repositoryNames": ["gone/two"]},
     ]
     assert len(fake.calls) == 1 + 1 + 2
 
@@ -306,6 +306,16 @@ def test_a_listing_without_an_end_is_given_up(
     began = time.monotonic()
     failed(registry(fake))
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.usefixtures("one_attempt")
+def test_the_age_of_a_read_counts_from_its_first_call(
+    fake: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ecr, "MAX_READ_AGE", timedelta(seconds=0.2))
+    fake.after(IDENTITY, lambda _: time.sleep(0.3))
+    assert "ECR was not read within" in failed(registry(fake)).problem
+    assert fake.count(LISTING) == 0
 
 
 def a_page(*items: Any) -> bytes:

@@ -190,7 +190,8 @@ def test_a_first_publication_is_never_held(world: World) -> None:
 def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World) -> None:
     world = file_world
     world.have(*TEN)
-    world.sync()
+    first = world.sync()
+    last_good_at = first.materialization("published_entity").metadata["last_good_at"].value
     last_good, history = world.content, world.target.history()
     for name in TEN[:3]:
         world.fake.delete(name)
@@ -207,12 +208,20 @@ def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World)
     assert guard.description is not None
     assert "3 of 10 repositories (30 %)" in guard.description
     assert guard.metadata["plan_hash"].value == plan_hash
+    held_since = guard.metadata["held_since"].value
+    good = held.evaluations["last_known_good"]
+    assert not good.passed
+    assert good.description is not None
+    assert "3 of 10 repositories (30 %)" in good.description
+    assert good.metadata["last_good_at"].value == last_good_at
     assert plan_hash in str(guard.metadata["approve"].value)
 
     def assert_still_held(approve: str | None = None) -> str:
         again = world.sync(approve=approve)
         assert again.outcome == "held"
         assert not again.checks["removal_guard"]
+        assert again.evaluations["removal_guard"].metadata["held_since"].value == held_since
+        assert again.evaluations["last_known_good"].metadata["last_good_at"].value == last_good_at
         assert (world.content, world.target.history()) == (last_good, history)
         assert again.data_version("published_entity") == held.data_version("published_entity")
         return again.planned.plan.plan_hash
@@ -226,6 +235,8 @@ def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World)
     approved = world.sync(approve=moved)
     assert approved.outcome == "published"
     assert approved.checks["removal_guard"]
+    assert approved.checks["last_known_good"]
+    assert "held_since" not in approved.materialization("published_entity").metadata
     assert list(world.listed) == ["newcomer", *TEN[4:]]
     assert world.sync().outcome == "unchanged"
 
@@ -405,6 +416,24 @@ def test_a_plan_older_than_90_seconds_is_never_published(file_world: World) -> N
         publish(timedelta(seconds=91))
     assert world.content is None
     assert publish(timedelta(seconds=90)) is Outcome.PUBLISHED
+
+
+def test_a_plan_that_grows_too_old_on_the_way_to_the_target_is_not_written(
+    file_world: World,
+) -> None:
+    world = file_world
+    world.have(*SIX)
+    publisher = wiring.publisher(world.mirror, world.cache)
+    began = datetime.now(UTC)
+    planned = planned_at(world, publisher, began)
+    # In time when the publication begins, too late when its turn at the target has come.
+    times = iter([timedelta(seconds=89), timedelta(seconds=91)])
+
+    with pytest.raises(StalePlan, match="91 s ago"):
+        controller.publish(
+            publisher, planned.plan, mirror="m", run_id="r", clock=lambda: began + next(times)
+        )
+    assert world.content is None
 
 
 def planned_at(world: World, publisher: Publisher, began: datetime) -> PlannedRegistry:

@@ -96,7 +96,7 @@ def test_every_change_has_its_time_to_parity(world: World) -> None:
     after = datetime.now(UTC)
     figures = shown(run)
     assert figures["in_parity"] is True
-    assert figures["reason"] == "in parity"
+    assert figures["reason"] == "Backstage serves what it should"
     assert figures["expected_digest"] == figures["served_digest"] == run.publication.digest
     assert figures["changes_closed"] == 1
     assert figures["changes_open"] == figures["changes_superseded"] == 0

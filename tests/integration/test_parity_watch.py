@@ -22,6 +22,7 @@ from ecr_catalog_pipeline import controller
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
 from ecr_catalog_pipeline.core.alerts import Signal
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs import sensors
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
@@ -107,7 +108,7 @@ class Drill:
             ) as context:
                 tick = sensor.evaluate_tick(context)
             for event in tick.asset_events:
-                assert isinstance(event, dg.AssetObservation)
+                assert isinstance(event, dg.AssetObservation | dg.AssetCheckEvaluation)
                 self.world.instance.report_runless_asset_event(event)
             self.cursor = tick.cursor
         return tick
@@ -229,6 +230,69 @@ def test_a_broken_governance_file_is_one_alert(drill: Drill) -> None:
     drill.world.revert()
     drill.sync()
     assert drill.heard() == [ends(Signal.GOVERNANCE_REFUSED)]
+
+
+def last_known_good(drill: Drill) -> dg.AssetCheckEvaluation:
+    """The check of that name, as the UI shows it now."""
+    key = dg.AssetCheckKey(dg.AssetKey([MIRROR, "published_entity"]), "last_known_good")
+    latest = drill.world.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
+    event = latest[key].event
+    assert event is not None
+    evaluation = event.get_dagster_event().asset_check_evaluation_data
+    assert isinstance(evaluation, dg.AssetCheckEvaluation)
+    return evaluation
+
+
+def test_a_run_that_fails_leaves_the_age_of_the_last_good_entity_and_the_reason(
+    drill: Drill,
+) -> None:
+    assert last_known_good(drill).passed
+    before = last_known_good(drill).metadata["last_good_at"].value
+
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+    assert len(drill.look().asset_events) == 1
+    assert drill.look().asset_events == [], "the same reason is not written down at every look"
+
+    kept = last_known_good(drill)
+    assert not kept.passed
+    assert kept.severity is dg.AssetCheckSeverity.WARN
+    assert kept.description is not None
+    assert "ecr:DescribeRepositories failed with AccessDenied" in kept.description
+    assert kept.metadata["last_good_at"].value == before
+    age = kept.metadata["age"].value
+    assert isinstance(age, float)
+    assert age > 0
+
+    drill.world.fake.clear()
+    drill.world.commit("repositories: [")
+    drill.world.sync_fails()
+    drill.look()
+    another = last_known_good(drill).description
+    assert another is not None
+    assert "ecr-catalog.yaml:" in another
+
+    drill.world.revert()
+    drill.sync()
+    assert last_known_good(drill).passed
+    assert drill.look().asset_events == []
+
+
+def test_the_age_of_an_entity_that_no_run_renews_is_written_down_every_two_minutes(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+    drill.look()
+    first = last_known_good(drill).metadata["age"].value
+
+    monkeypatch.setattr(sensors, "TELL_AGE_EVERY", timedelta(0))
+    assert len(drill.look().asset_events) == 1
+
+    later = last_known_good(drill).metadata["age"].value
+    assert isinstance(first, float)
+    assert isinstance(later, float)
+    assert later > first
 
 
 def test_a_held_plan_is_one_alert_that_says_how_to_approve_it(drill: Drill) -> None:

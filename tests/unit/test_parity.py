@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -12,26 +13,33 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, content_digest
 from ecr_catalog_pipeline.core.governance import Catalog, Status
 from ecr_catalog_pipeline.core.inventory import Inventory
 from ecr_catalog_pipeline.core.parity import (
+    HISTORY,
     MAX_OPEN,
+    MAX_TIMES_AN_HOUR,
     RECENT,
     Baseline,
     Basis,
     Change,
     Evidence,
+    ParityFigures,
     ParityState,
     close_published,
+    count_measured,
     entry_changes,
+    figures_since,
     judge,
     judge_plan,
     judge_published,
     mark_published,
     percentile,
     record_changes,
+    rounded_seconds,
 )
 from ecr_catalog_pipeline.core.plan import STATE, Difference
 from ecr_catalog_pipeline.core.reconcile import reconcile
@@ -82,7 +90,7 @@ def test_what_backstage_adds_does_not_count() -> None:
     verdict = judge(digest_of(content), served(content))
 
     assert verdict.parity
-    assert verdict.reason == "in parity"
+    assert verdict.reason == "Backstage serves what it should"
     assert verdict.served == verdict.expected == digest_of(content)
 
 
@@ -214,7 +222,7 @@ def test_without_a_publication_there_is_nothing_to_compare_with() -> None:
     first = plan(live_registry("ab"), inventory(["ab"]))
 
     assert judge_published(first).reason == "nothing is published yet"
-    assert judge_plan(first, None).reason != "in parity"
+    assert judge_plan(first, None).reason != "Backstage serves what it should"
 
 
 # When a change was asked for
@@ -682,3 +690,134 @@ def test_two_fields_of_one_entry_changed_by_two_commits_have_a_time_each() -> No
     ).open
 
     assert {each.field: each.asked_at for each in changes} == {"owner": at(110), "risk": at(150)}
+
+
+# The history of measured times
+
+SLO: Final = 180
+
+
+def measured(seconds: float | None, visible_at: datetime = NOW) -> Change:
+    """A closed change that took so long; None when that could not be measured."""
+    asked_at = None if seconds is None else visible_at - timedelta(seconds=seconds)
+    return Change("ab", "owner", "one", "two", asked_at, Basis.COMMIT, visible_at, visible_at)
+
+
+def counted(*changes: Change, now: datetime = NOW) -> ParityState:
+    return count_measured(ParityState(), changes, SLO, now)
+
+
+def since(state: ParityState, past: timedelta, now: datetime = NOW) -> ParityFigures:
+    return figures_since(state.hours, now - past)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounded"),
+    [(0, 0), (0.1, 1), (8, 8), (8.4, 9), (59, 59), (59.5, 60), (60.1, 65), (180, 180), (181, 185)],
+)
+def test_a_time_to_parity_is_rounded_up(seconds: float, rounded: int) -> None:
+    assert rounded_seconds(seconds) == rounded
+
+
+def test_figures_are_those_of_the_measured_times() -> None:
+    state = counted(*(measured(seconds) for seconds in range(1, 101)))
+
+    figures = since(state, HISTORY)
+    assert (figures.changes, figures.late) == (100, 0)
+    assert (figures.p50, figures.p95, figures.max) == (50, 95, 100)
+    assert state.measured == sum(figures.seconds.values()) == 100
+
+
+def test_late_is_what_took_longer_than_the_slo_to_the_fraction_of_a_second() -> None:
+    figures = since(counted(measured(SLO), measured(SLO + 0.5), measured(400)), HISTORY)
+
+    assert (figures.changes, figures.late, figures.max) == (3, 2, 400)
+
+
+def test_what_could_not_be_measured_does_not_count() -> None:
+    assert counted(measured(None)) == ParityState()
+    assert since(ParityState(), HISTORY) == ParityFigures()
+
+
+def test_times_leave_the_day_and_then_the_week_by_whole_hours() -> None:
+    state = counted(measured(8, NOW))
+    day, hour = timedelta(days=1), timedelta(hours=1)
+
+    assert since(state, day, NOW + day).changes == 1
+    assert since(state, day, NOW + day + hour).changes == 0
+    assert since(state, HISTORY, NOW + day + hour).changes == 1
+    assert count_measured(state, [], SLO, NOW + HISTORY).hours == state.hours
+    forgotten = count_measured(state, [], SLO, NOW + HISTORY + hour)
+    assert (forgotten.hours, forgotten.measured) == ((), 1)
+
+
+def test_the_history_stays_small_over_a_week_of_many_different_times() -> None:
+    state = ParityState()
+    hours = int(HISTORY / timedelta(hours=1))
+    for hour in range(hours + 20):
+        now = NOW + timedelta(hours=hour)
+        closed = [measured(0.5 + 37 * each, now) for each in range(300)]
+        state = count_measured(state, closed, SLO, now)
+
+    assert hours <= len(state.hours) <= hours + 1
+    assert all(len(hour.seconds) <= MAX_TIMES_AN_HOUR for hour in state.hours)
+    assert state.measured == 300 * (hours + 20)
+    written = TypeAdapter(ParityState).dump_json(state)
+    assert len(written) < 150_000
+
+
+def test_coarser_times_are_never_shorter() -> None:
+    exact = [0.5 + 37 * each for each in range(300)]
+
+    figures = since(counted(*map(measured, exact)), HISTORY)
+
+    assert figures.changes == 300
+    assert max(exact) <= (figures.max or 0) < max(exact) + 600
+    assert sorted(exact)[149] <= (figures.p50 or 0) < sorted(exact)[149] + 600
+
+
+def test_a_usual_week_takes_few_bytes() -> None:
+    state = ParityState()
+    for hour in range(168):
+        now = NOW + timedelta(hours=hour)
+        state = count_measured(state, [measured(8), measured(16)] * 5, SLO, now)
+        state = count_measured(state, [measured(each, now) for each in (8, 9, 16)], SLO, now)
+
+    assert len(TypeAdapter(ParityState).dump_json(state)) < 15_000
+
+
+def test_the_state_survives_the_event_log() -> None:
+    state = counted(measured(8.2), measured(200), measured(8.9, at(-7200)))
+    kind = TypeAdapter(ParityState)
+
+    assert kind.validate_python(kind.dump_python(state, mode="json")) == state
+
+
+def test_a_state_without_a_history_is_read() -> None:
+    """As it was written before there was one."""
+    kind = TypeAdapter(ParityState)
+    old = kind.dump_python(recorded(OWNED), mode="json")
+    del old["hours"], old["measured"]
+
+    assert kind.validate_python(old) == recorded(OWNED)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 700_000_000), st.integers(0, 300 * 3600)), min_size=1, max_size=40
+    )
+)
+def test_the_history_agrees_with_the_times_themselves(times: list[tuple[int, int]]) -> None:
+    ordered = sorted((later, milliseconds / 1000) for milliseconds, later in times)
+    state = ParityState()
+    for later, seconds in ordered:
+        state = count_measured(state, [measured(seconds, at(later))], SLO, at(later))
+    now = at(ordered[-1][0])
+
+    first_hour = (now - HISTORY).replace(minute=0, second=0, microsecond=0)
+    expected = [seconds for later, seconds in ordered if at(later) >= first_hour]
+    figures = since(state, HISTORY, now)
+    assert (figures.changes, state.measured) == (len(expected), len(times))
+    assert figures.late == sum(each > SLO for each in expected)
+    assert figures.seconds == Counter(map(rounded_seconds, expected))
+    assert figures.p95 == percentile(list(map(rounded_seconds, expected)), 95)

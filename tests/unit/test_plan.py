@@ -150,7 +150,7 @@ def test_a_plan_holds_the_file_to_publish_and_both_digests() -> None:
     assert made.digest == content_digest(yaml.safe_load(published("ab", "cd")))
     assert made.published_digest == content_digest(yaml.safe_load(published("ab")))
     assert made.expected == "blob-1"
-    assert made.published_last_sync == "2026-01-09T23:03:13Z"
+    assert made.last_good == "1 live and 0 pending, content of 2026-01-09 23:03:13 UTC, 0 s ago"
 
 
 def test_the_first_publication_is_never_held() -> None:
@@ -159,7 +159,7 @@ def test_the_first_publication_is_never_held() -> None:
     assert not made.held
     assert not made.unchanged
     assert made.changes == Changes(added=MANY)
-    assert (made.published_digest, made.published_last_sync) == (None, None)
+    assert (made.published_digest, made.last_good) == (None, "nothing is published yet")
 
 
 def test_the_first_publication_of_nothing_is_published_too() -> None:

@@ -64,6 +64,14 @@ parity:
 guard:
   max_removals: 5
   max_removal_percent: 12.5
+sprawl:
+  repository: git@git.example.com:team/catalog.git
+  branch: trunk
+  paths: [catalog, more/entities.yaml]
+health:
+  path: docs/PLATFORM_HEALTH.md
+  style: file
+  env: prod
 """
 
 
@@ -148,6 +156,12 @@ def test_every_key_is_read(mirrors: Path) -> None:
         "backstage": {"url": "https://backstage.example.com", "token_env": "BACKSTAGE_TOKEN"},
         "parity": {"slo_seconds": 240},
         "guard": {"max_removals": 5, "max_removal_percent": 12.5},
+        "sprawl": {
+            "repository": "git@git.example.com:team/catalog.git",
+            "branch": "trunk",
+            "paths": ("catalog", "more/entities.yaml"),
+        },
+        "health": {"path": "docs/PLATFORM_HEALTH.md", "style": "file", "env": "prod"},
     }
     assert mirror.removal_limits == RemovalLimits(5, 12.5)
 
@@ -171,6 +185,8 @@ def test_what_is_left_out_has_its_default(mirrors: Path) -> None:
     assert mirror.backstage is None
     assert mirror.parity.slo_seconds == 180
     assert mirror.removal_limits == RemovalLimits(10, 20)
+    assert mirror.sprawl is None
+    assert mirror.health is None
     assert mirror.s3_endpoint_url is None
 
 
