@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from ecr_catalog_pipeline.adapters.files import replace_file, sync_folder
 from ecr_catalog_pipeline.core.sprawl import CATALOG_SUFFIXES, CatalogUnavailable
 
 MAX_BYTES: Final = 20_000_000
@@ -17,19 +17,27 @@ MAX_BYTES: Final = 20_000_000
 _SKIPPED_FOLDERS: Final = frozenset({".git", "node_modules", ".venv"})
 
 
-def catalog_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Give files as they are named, and of folders every catalog file below, sorted."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
-            yield from (
-                Path(folder, file)
-                for file in sorted(files)
-                if Path(file).suffix.lower() in CATALOG_SUFFIXES
-            )
+def catalog_files(path: Path, unreadable: Callable[[OSError], object]) -> Iterator[Path]:
+    """Give a file as it is named; of a folder every catalog file and every link to a folder below.
+
+    Args:
+        unreadable: told of each folder that cannot be read.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, files in os.walk(path, onerror=unreadable):
+        folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
+        yield from (
+            Path(folder, name)
+            for name in folders
+            if os.path.islink(f"{folder}/{name}")  # noqa: PTH114 - the other raises on long paths
+        )
+        yield from (
+            Path(folder, name)
+            for name in sorted(files)
+            if Path(name).suffix.lower() in CATALOG_SUFFIXES
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def read_catalog(path: Path) -> CatalogFolder:
     contents: dict[str, bytes] = {}
     skipped: dict[str, str] = {}
     try:
-        for file in _catalog_files_and_links(path):
+        for file in catalog_files(path, _refuse):
             name = file.relative_to(root).as_posix()
             if file.is_symlink():
                 skipped[name] = "a symbolic link; it is not followed"
@@ -101,10 +109,10 @@ def replace_files(folder: CatalogFolder, edits: Mapping[str, bytes | None]) -> N
     deleted = [name for name, content in edits.items() if content is None]
     try:
         for name, content in changed:
-            _replace(folder.root / name, content)
+            replace_file(folder.root / name, content)
         for name in deleted:
             (folder.root / name).unlink()
-            _make_durable((folder.root / name).parent)
+            sync_folder((folder.root / name).parent)
     except OSError as error:
         raise CatalogUnavailable(
             f"{error.filename} cannot be written: {error.strerror}; what came before it is done",
@@ -112,46 +120,5 @@ def replace_files(folder: CatalogFolder, edits: Mapping[str, bytes | None]) -> N
         ) from None
 
 
-def _catalog_files_and_links(path: Path) -> Iterator[Path]:
-    """Give catalog files, and the links to folders that a walk passes by."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    if not path.is_dir():
-        yield path
-        return
-    for folder, folders, files in os.walk(path, onerror=refuse):
-        folders[:] = sorted(set(folders) - _SKIPPED_FOLDERS)
-        yield from (Path(folder, name) for name in folders if Path(folder, name).is_symlink())
-        yield from (
-            Path(folder, name)
-            for name in sorted(files)
-            if Path(name).suffix.lower() in CATALOG_SUFFIXES
-        )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    mode = path.stat().st_mode & 0o7777
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _make_durable(path.parent)
-
-
-def _make_durable(folder: Path) -> None:
-    """A rename or a removal lasts only once its folder is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _refuse(error: OSError) -> None:
+    raise error

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -188,8 +189,16 @@ def guard(paths: tuple[str, ...], form: str, own: tuple[str, ...]) -> int:
     entities = {mirror.identity.name for mirror in _mirrors_if_any().mirrors.values()} | {*own}
     told = _as_annotation if form == "github" else _as_line
     found = unreadable = 0
-    for file in catalog_files(map(Path, paths)):
+
+    def refused(error: OSError) -> None:
+        nonlocal unreadable
+        told("unreadable", Path(error.filename), f"cannot be read: {error.strerror}")
+        unreadable += 1
+
+    for file in chain.from_iterable(catalog_files(Path(path), refused) for path in paths):
         try:
+            if file.is_symlink() and file.is_dir():
+                continue  # What it points to is looked at where it stands.
             text = file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             told("unreadable", file, f"cannot be read: {error}")

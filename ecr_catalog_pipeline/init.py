@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ecr_catalog_pipeline.access import Access, check_access
+from ecr_catalog_pipeline.adapters.files import replace_file
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.settings import (
     FileTarget,
@@ -435,20 +435,14 @@ def _refuse_shared_target(mirror: Mirror, folder: Path) -> None:
 
 
 def _put(path: Path, text: str, *, force: bool) -> None:
-    """Put the file in its place whole, or not at all."""
+
+    def look() -> None:
+        if path.exists() and not force:
+            raise FileExistsError
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                os.fchmod(stream.fileno(), 0o644)
-            if force:
-                Path(beside).replace(path)
-            else:
-                path.hardlink_to(beside)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+        replace_file(path, text.encode(), last_look=look)
     except FileExistsError:
         raise SettingsError(
             f"{_shown(path)} exists", mend="Take another name, or --force."

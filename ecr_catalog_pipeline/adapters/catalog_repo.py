@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from ecr_catalog_pipeline.adapters.files import replace_file
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
 from ecr_catalog_pipeline.core.entity import TYPE
 from ecr_catalog_pipeline.core.sprawl import (
@@ -171,10 +172,7 @@ class CatalogRepo:
                 for blob, entities in known.items()
             },
         }
-        file = self._clone.path(_MEMORY)
-        beside = file.with_suffix(".new")
-        beside.write_text(json.dumps(content), encoding="utf-8")
-        beside.replace(file)
+        replace_file(self._clone.path(_MEMORY), json.dumps(content).encode())
 
 
 class _BatchClone(GitClone):

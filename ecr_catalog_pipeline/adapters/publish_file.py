@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
+from ecr_catalog_pipeline.adapters.files import clear_beside, replace_file
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 
 LOCK_SECONDS: Final = 10
-_NEW_FILE_MODE: Final = 0o644
-_BESIDE: Final = "ecr-catalog-"
 
 
 class FilePublisher:
@@ -58,9 +55,9 @@ class FilePublisher:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(self._path.with_name(f".{self._path.name}.lock")), LOCK_SECONDS):
-                self._clear()
+                clear_beside(self._path)
                 self._compare(expected)
-                self._replace(new, expected, provenance.fence)
+                replace_file(self._path, new, last_look=lambda: self._look(expected, provenance))
         except Timeout:
             raise TargetUnavailable(
                 f"another process has held the lock of {self._path} for {LOCK_SECONDS} s",
@@ -70,11 +67,10 @@ class FilePublisher:
             raise self._unavailable("written", error) from None
         return _version(new)
 
-    def _clear(self) -> None:
-        """Remove what a process that was killed has written beside the file."""
-        for left in self._path.parent.iterdir():
-            if left.name.startswith(f".{self._path.name}.{_BESIDE}"):
-                left.unlink(missing_ok=True)
+    def _look(self, expected: str | None, provenance: Provenance) -> None:
+        # Again, as late as can be: who edits the file by hand takes no lock.
+        self._compare(expected)
+        provenance.fence()
 
     def _compare(self, expected: str | None) -> None:
         if self.read().version != expected:
@@ -82,32 +78,6 @@ class FilePublisher:
                 f"{self._path} was changed by someone else after it was read",
                 mend="Nothing was overwritten; the next run plans afresh.",
             )
-
-    def _replace(self, new: bytes, expected: str | None, fence: Callable[[], None]) -> None:
-        mode = self._path.stat().st_mode & 0o777 if self._path.exists() else _NEW_FILE_MODE
-        handle, name = tempfile.mkstemp(
-            dir=self._path.parent, prefix=f".{self._path.name}.{_BESIDE}"
-        )
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(new)
-                stream.flush()
-                os.fchmod(stream.fileno(), mode)
-                os.fsync(stream.fileno())
-            # Again, as late as can be: who edits the file by hand takes no lock.
-            self._compare(expected)
-            fence()
-            beside.replace(self._path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        # The rename itself is durable only once the folder is.
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _no_file(self) -> TargetRefused:
         return TargetRefused(

@@ -633,6 +633,23 @@ def test_guard_says_what_it_cannot_read(shell: Shell, catalog: Path) -> None:
         assert done.stderr.startswith(f"{unreadable}: cannot be read: ")
 
 
+def test_guard_passes_over_no_folder_that_it_cannot_read(shell: Shell, catalog: Path) -> None:
+    # Deeper than the system takes in one path; permissions do not stop root.
+    at = os.open(catalog, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    (catalog / "ours.yaml").unlink()
+
+    done = shell("guard", str(catalog))
+
+    assert done.returncode == 2
+    assert re.search(r"d{250}: cannot be read: File name too long$", done.stderr, re.MULTILINE)
+
+
 def test_guard_needs_no_mirrors(shell: Shell, catalog: Path) -> None:
     done = shell("guard", str(catalog), ECR_CATALOG_MIRRORS="/no/such/folder")
 

@@ -1,0 +1,60 @@
+"""Replaces files whole: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+_NEW_FILE_MODE: Final = 0o644
+_BESIDE: Final = "ecr-catalog-"
+
+
+def replace_file(
+    path: Path, content: bytes, *, last_look: Callable[[], object] = lambda: None
+) -> None:
+    """Put a file in its place whole and for good, or not at all. Its mode stays.
+
+    Args:
+        last_look: called right before; what it raises leaves everything as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    mode = path.stat().st_mode & 0o7777 if path.exists() else _NEW_FILE_MODE
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beside(path))
+    beside = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        last_look()
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def clear_beside(path: Path) -> None:
+    """Remove what a process that was killed has left beside a file."""
+    for left in path.parent.iterdir():
+        if left.name.startswith(_beside(path)):
+            left.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder last: they do only once it is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _beside(path: Path) -> str:
+    return f".{path.name}.{_BESIDE}"
