@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.demo.world import DemoWorld, build_world, demo_world, git
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
-_NOT_INHERITED = ("AWS_", "DAGSTER_", "ECR_CATALOG_", "GIT_", "BACKSTAGE_")
+NOT_INHERITED = ("AWS_", "DAGSTER_", "ECR_CATALOG_", "GIT_", "BACKSTAGE_")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ class RunningDemo:
     def served(self) -> dict[str, Any] | None:
         """The entity as Backstage serves it now."""
         assert self.mirror.backstage
-        os.environ["BACKSTAGE_TOKEN"] = TOKEN
         catalog = BackstageCatalog(self.mirror.backstage.url, "BACKSTAGE_TOKEN")
-        return catalog.entity(self.mirror.identity.namespace, self.mirror.identity.name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BACKSTAGE_TOKEN", TOKEN)
+            return catalog.entity(self.mirror.identity.namespace, self.mirror.identity.name)
 
     def govern(self, text: str, subject: str) -> None:
         """Commit a governance file."""
@@ -80,7 +83,7 @@ def running_demo(
         demo.govern(governance, "Govern other repositories")
     if ecr is not None:
         demo.world.ecr_state.write_text(json.dumps(ecr))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_INHERITED)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(NOT_INHERITED)}
     output = folder / "run.log"
     with output.open("wb") as stream:
         process = subprocess.Popen(

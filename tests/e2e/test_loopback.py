@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -21,12 +22,12 @@ def test_everything_that_make_run_starts_listens_on_loopback_only(running: Runni
         if each.info["cwd"] == str(running.folder) and "demo" in (each.info["cmdline"] or ())
     ]
 
-    listening = [
-        connection.laddr
-        for process in (demo, *demo.children(recursive=True))
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = []
+    for process in (demo, *demo.children(recursive=True)):
+        # A run's process may end while we look.
+        with suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("inet")
+            listening += [each.laddr for each in connections if each.status == psutil.CONN_LISTEN]
 
     assert {each.port for each in listening} >= {
         running.ui_port,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.running import ROOT, free_port, graphql, wait_for
+from tests.e2e.running import NOT_INHERITED, ROOT, free_port, graphql, wait_for
 
 SCHEDULE_SECONDS = 120
 SELECTOR = (
@@ -45,7 +45,7 @@ class Demo:
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = ("AWS_", "DAGSTER_", "ECR_CATALOG_", "GIT_", "MAKE", "MFLAGS", "VIRTUAL_ENV")
+        ours = (*NOT_INHERITED, "MAKE", "MFLAGS", "VIRTUAL_ENV")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         # The packages that this checkout was set up with need not be fetched again.
         cache = os.environ.get("UV_CACHE_DIR") or run_uv_cache_dir()
