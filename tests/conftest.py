@@ -1,4 +1,4 @@
-"""What all tests share: in CI nothing may be skipped, and drills show what they observed."""
+"""What all tests share: in CI nothing may be skipped."""
 
 from __future__ import annotations
 
@@ -18,21 +18,3 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and nothing may be here: {report.longrepr}"
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    properties = [
-        each
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for each in (report.user_properties if getattr(report, "when", "") == "teardown" else ())
-    ]
-    if not properties:
-        return
-    from tests.drills.drill import summary  # noqa: PLC0415 - most runs have no drills
-
-    lines = list(summary(properties))
-    if lines:
-        terminalreporter.section("failure drills")
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -8,18 +8,16 @@ from typing import Final
 
 import pytest
 
-from tests.drills.drill import REMARK, ROW, Drill
+from tests.drills.drill import Drill, summary
 
 DRILL: Final = pytest.StashKey[Drill]()
+DRILLS: Final = pytest.StashKey[list[Drill]]()
 REMARKS: Final = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="package", autouse=True)
 def nobodys_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave all drills no credentials, no proxy and nobody's configuration.
-
-    For the whole package at once, so that drills may run at the same time.
-    """
+    """Leave all drills no credentials, no proxy and nobody's configuration."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -40,30 +38,35 @@ def drill(request: pytest.FixtureRequest) -> Drill:
     """Give the row of this test in the table."""
     drill = Drill(name=request.node.name)
     request.node.stash[DRILL] = drill
+    request.config.stash.setdefault(DRILLS, []).append(drill)
     return drill
 
 
 @pytest.fixture
 def remarks(request: pytest.FixtureRequest) -> list[str]:
     """Give the lines that stand under the table."""
-    lines: list[str] = []
-    request.node.stash[REMARKS] = lines
-    return lines
+    return request.config.stash.setdefault(REMARKS, [])
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send what was observed along with the last report."""
+    """Let a drill know whether its test passed."""
     report = yield
     drill = item.stash.get(DRILL, None)
     if drill is not None and call.when == "call":
         drill.passed = report.passed
     elif drill is not None and not report.passed:
         drill.passed = False
-    if call.when == "teardown":
-        if drill is not None:
-            report.user_properties.append((ROW, drill.as_sent()))
-        report.user_properties.extend((REMARK, line) for line in item.stash.get(REMARKS, []))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the drills observed."""
+    stash = terminalreporter.config.stash
+    if drills := stash.get(DRILLS, []):
+        terminalreporter.section("failure drills")
+        remarks = stash.setdefault(REMARKS, [])
+        for line in summary(drills, remarks):
+            terminalreporter.write_line(line)

@@ -14,17 +14,13 @@ The test asserts what must have happened; the table at the end of the test run s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
 import yaml
 
 from tests.integration.worlds import Synced, World
-
-ROW: Final = "drill"
-REMARK: Final = "drill-remark"
-"""What a test's last report carries: its row, and lines that stand under the table."""
 
 HEADER: Final = ("broken", "fault", "what happened", "target", "next healthy run", "drill")
 WIDTHS: Final = (36, 34, 78, 10, 16, 6)
@@ -146,14 +142,6 @@ class Drill:
         self.touched = observed.touched
         self.wrong_removals = observed.wrong_removals
 
-    def as_sent(self) -> dict[str, Any]:
-        """Give it as the plain values that a report may carry."""
-        return {
-            field.name: list(value) if isinstance(value, set | frozenset | tuple) else value
-            for field in fields(self)
-            for value in [getattr(self, field.name)]
-        }
-
     @property
     def row(self) -> tuple[str, ...]:
         recovered = {None: "?", False: "NOT RECOVERED", True: "recovered"}[self.recovered]
@@ -173,13 +161,11 @@ class Drill:
         return {None: "?", False: "untouched", True: "written"}[self.touched]
 
 
-def summary(properties: Sequence[tuple[str, Any]]) -> Iterator[str]:
-    """Lay out what the last reports of all drills carried; nothing when there was none."""
-    drills = [Drill(**value) for name, value in properties if name == ROW]
-    if drills:
-        yield from table(drills)
-        yield from (value for name, value in properties if name == REMARK)
-        yield totals(drills)
+def summary(drills: Sequence[Drill], remarks: Sequence[str]) -> Iterator[str]:
+    """Lay out what all drills observed, the remarks, and the counts."""
+    yield from table(drills)
+    yield from remarks
+    yield totals(drills)
 
 
 def table(drills: Sequence[Drill]) -> Iterator[str]:

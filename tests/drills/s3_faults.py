@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import threading
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Final, Self
@@ -29,16 +29,16 @@ class Broken(Enum):
     NO_SUCH_BUCKET = 404
     CONFLICT = 409
     PRECONDITION_FAILED = 412
-    DROPPED = auto()  # the connection is closed without an answer
-    HANGING = auto()  # no answer until the faults end
+    DROPPED = "dropped"  # the connection is closed without an answer
+    HANGING = "hanging"  # no answer until the faults end
 
     # Done, and the answer is spoilt.
-    DONE_THEN_500 = auto()
-    DONE_THEN_DROPPED = auto()
-    CUT_OFF = auto()  # half of the body, Content-Length promises all
-    SHORTENED = auto()  # half of the body, Content-Length says so, a checksum does not match
-    NO_ETAG = auto()
-    LOGIN_PAGE = auto()  # 200, HTML
+    DONE_THEN_500 = "done_then_500"
+    DONE_THEN_DROPPED = "done_then_dropped"
+    CUT_OFF = "cut_off"  # half of the body, Content-Length promises all
+    SHORTENED = "shortened"  # half of the body, Content-Length says so, a checksum does not match
+    NO_ETAG = "no_etag"
+    LOGIN_PAGE = "login_page"  # 200, HTML
 
 
 _CODES: Final = {

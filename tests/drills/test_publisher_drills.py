@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self, cast
@@ -29,7 +28,6 @@ from filelock import FileLock
 
 from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.adapters import aws, git_clone, publish_file
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
 from ecr_catalog_pipeline.core.entity import read_published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
@@ -38,7 +36,6 @@ from ecr_catalog_pipeline.core.errors import (
     TargetRefused,
     TargetUnavailable,
 )
-from ecr_catalog_pipeline.defs.resources import publisher_key
 from tests.drills.drill import Drill, Met, Standing, meet, wrongly_removed
 from tests.drills.processes import Came, RunProcess, run_process
 from tests.drills.s3_faults import Broken, S3Faults
@@ -50,6 +47,7 @@ from tests.integration.worlds import (
     S3Target,
     World,
     a_world,
+    meddling,
     s3_server,
 )
 
@@ -188,29 +186,9 @@ def assert_told(world: World, met: Met, kind: type[CatalogError], *words: str) -
     assert "\n" not in met.description
 
 
-@dataclass
-class Meddled:
-    """A publisher whose target somebody else changes in the moment before it writes."""
-
-    publisher: Publisher
-    meddle: Callable[[bytes], object]
-
-    @property
-    def where(self) -> str:
-        return self.publisher.where
-
-    def read(self) -> Published:
-        return self.publisher.read()
-
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
-        self.meddle(new)
-        return self.publisher.publish(new, expected, provenance)
-
-
 def met_by(world: World, meddle: Callable[[bytes], object]) -> Met:
     """Run the job, and let somebody meddle between its plan and its publication."""
-    publisher = Meddled(wiring.publisher(world.mirror, world.cache), meddle)
-    return meet(world, overrides={publisher_key(world.mirror): publisher})
+    return meet(world, overrides=meddling(world, meddle))
 
 
 # Somebody else, between the plan and the publication: the same for every target
@@ -603,11 +581,8 @@ def test_a_held_plan_stays_held_whatever_happens_and_old_approvals_are_void(
 def met_by_approved(world: World, plan_hash: str) -> Met:
     """Approve the plan that is held now, while somebody edits the file."""
     theirs = by_hand(world)
-    publisher = Meddled(
-        wiring.publisher(world.mirror, world.cache), lambda _: world.target.overwrite(theirs)
-    )
-    overrides: Mapping[str, Any] = {publisher_key(world.mirror): publisher}
-    return meet(world, approve=plan_hash, overrides=overrides)
+    meddled = meddling(world, lambda _: world.target.overwrite(theirs))
+    return meet(world, approve=plan_hash, overrides=meddled)
 
 
 # git

@@ -10,16 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
 import pytest
 
 from ecr_catalog_pipeline import controller, wiring
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
+from ecr_catalog_pipeline.adapters.publisher import Publisher
 from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
 from ecr_catalog_pipeline.core.errors import StalePlan
-from ecr_catalog_pipeline.defs.resources import publisher_key
 from tests.fakes.aws import Answer, AnyFault, Fault, OtherAccount, StaleListing
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
@@ -31,6 +30,7 @@ from tests.integration.worlds import (
     World,
     a_world,
     apart_from_when,
+    meddling,
     s3_server,
 )
 
@@ -306,30 +306,6 @@ def test_a_file_damaged_beyond_reading_is_held_and_mended_on_approval(file_world
 
 
 # Races and old plans
-
-
-@dataclass
-class Meddled:
-    """A publisher whose target somebody else changes in the moment before it writes."""
-
-    publisher: Publisher
-    meddle: Callable[[bytes], object]
-
-    @property
-    def where(self) -> str:
-        return self.publisher.where
-
-    def read(self) -> Published:
-        return self.publisher.read()
-
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
-        self.meddle(new)
-        return self.publisher.publish(new, expected, provenance)
-
-
-def meddling(world: World, meddle: Callable[[bytes], object]) -> Mapping[str, Any]:
-    publisher = wiring.publisher(world.mirror, world.cache)
-    return {publisher_key(world.mirror): Meddled(publisher, meddle)}
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first publication", "later one"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +18,11 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from ecr_catalog_pipeline import wiring
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
 from ecr_catalog_pipeline.controller import PlannedRegistry, Publication
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.resources import publisher_key
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors
 from tests.fakes.aws import FakeAws
 from tests.integration.conftest import Repository
@@ -415,3 +418,28 @@ def a_world(folder: Path, target: Target, name: str = MIRROR) -> Iterator[World]
     """A world in which nothing is governed and ECR is empty."""
     with FakeAws() as fake, dg.DagsterInstance.ephemeral() as instance:
         yield World(folder, target, fake, instance, name)
+
+
+@dataclass(frozen=True)
+class Meddled:
+    """A publisher whose target somebody else changes in the moment before it writes."""
+
+    publisher: Publisher
+    meddle: Callable[[bytes], object]
+
+    @property
+    def where(self) -> str:
+        return self.publisher.where
+
+    def read(self) -> Published:
+        return self.publisher.read()
+
+    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+        self.meddle(new)
+        return self.publisher.publish(new, expected, provenance)
+
+
+def meddling(world: World, meddle: Callable[[bytes], object]) -> Mapping[str, Any]:
+    """Give the resources of a run between whose plan and publication somebody meddles."""
+    publisher = wiring.publisher(world.mirror, world.cache)
+    return {publisher_key(world.mirror): Meddled(publisher, meddle)}
