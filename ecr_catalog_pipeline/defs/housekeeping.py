@@ -18,7 +18,7 @@ HOUSEKEEPING: Final = "housekeeping"
 SCHEDULE_TAG: Final = "dagster/schedule_name"
 LOCATION_TAG: Final = ".dagster/repository"
 MAX_SECONDS: Final = 900
-"""After that no further run is begun; the next housekeeping goes on."""
+"""After that no further page of runs is begun; the next housekeeping goes on."""
 RUNS_READ: Final = 500
 RUNS_AT_ONCE: Final = 25
 
