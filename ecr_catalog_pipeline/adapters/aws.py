@@ -81,12 +81,13 @@ def told_by(error: Exception) -> str:
     one that cannot be read, perhaps the half of one that holds credentials, is not quoted at all.
     """
     if isinstance(error, ClientError):
-        words = str(error.response.get("Error", {}).get("Message", ""))
+        words = str(error.response.get("Error", {}).get("Message") or "")
     elif isinstance(error, BotoCoreError | OutOfTimeError):
         words = str(error)
     else:
-        return f"the answer cannot be read ({type(error).__name__})"
-    first_line = words.strip().split("\n", 1)[0]
+        return f"its answer cannot be read ({type(error).__name__})"
+    # After a wrong signature, more lines repeat the session's token.
+    first_line = next(iter(words.strip().splitlines()), "")
     return clean_text(_CREDENTIALS.sub(r"\1...", first_line), MAX_TOLD)
 
 

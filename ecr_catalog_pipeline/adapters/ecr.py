@@ -20,6 +20,7 @@ from ecr_catalog_pipeline.adapters.aws import (
     call_within,
     client_config,
     new_session,
+    told_by,
 )
 from ecr_catalog_pipeline.core.entity import clean_text
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
@@ -53,8 +54,6 @@ _BAD_CREDENTIALS: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
-_SHOWN: Final = 300
-"""How much is shown of what AWS says."""
 _LIST: Final = "ecr:DescribeRepositories"
 _WAIT: Final = "Nothing was changed; the next run reads again."
 
@@ -178,15 +177,12 @@ class EcrRegistry:
             raise
         except (BotoCoreError, OutOfTimeError) as error:
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: {type(error).__name__}: "
-                f"{_first_line(str(error))}",
+                f"{_action(client, operation)} failed: {type(error).__name__}: {told_by(error)}",
                 mend="Check the network, the region and the credentials of this mirror. " + _WAIT,
             ) from None
         except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
-            # Its words are not shown: they quote the answer, and that may hold credentials.
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: its answer cannot be read "
-                f"({type(error).__name__})",
+                f"{_action(client, operation)} failed: {told_by(error)}",
                 mend="Check that AWS itself answers, not a proxy. " + _WAIT,
             ) from None
         return answer
@@ -290,13 +286,7 @@ def _failed(error: ClientError, action: str) -> InventoryFailed:
         mend = "Renew the AWS credentials of this process. Check its clock, too."
     else:
         mend = _WAIT
-    message = _first_line(error.response.get("Error", {}).get("Message", ""))
     return InventoryFailed(
-        f"{action} failed with {clean_text(code) or status}: {message}".rstrip(": "), mend=mend
+        f"{action} failed with {clean_text(code) or status}: {told_by(error)}".rstrip(": "),
+        mend=mend,
     )
-
-
-def _first_line(words: Any) -> str:
-    """Shorten what AWS says: after a wrong signature, more lines repeat the session's token."""
-    lines = str(words or "").strip().splitlines()
-    return clean_text(lines[0], _SHOWN) if lines else ""

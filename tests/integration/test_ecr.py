@@ -642,3 +642,17 @@ def test_a_profile_that_does_not_exist_fails_the_read(
     monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
     error = failed(EcrRegistry("eu-west-2", role_arn=role_arn))
     assert "no-such-profile" in error.problem
+
+
+def test_a_refusal_that_repeats_the_signed_request_is_told_without_its_credentials(
+    warm: tuple[FakeAws, EcrRegistry],
+) -> None:
+    told = "bad: Authorization=AWS4-HMAC-SHA256 Credential=AKIAPLANTED, Signature=5ec2e7"
+    words = f"{told}\nX-Amz-Security-Token: PLANTEDTOKEN"
+    body = json.dumps({"__type": "IncompleteSignatureException", "message": words}).encode()
+
+    error = fails(warm, Answer(body, 400))
+
+    assert "IncompleteSignatureException: bad: " in error.problem
+    for secret in ("AKIAPLANTED", "5ec2e7", "PLANTEDTOKEN"):
+        assert secret not in str(error)
