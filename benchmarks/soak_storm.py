@@ -403,7 +403,7 @@ class Storm:
         if self._broken:
             return
         self._broken = True
-        self._disturb("governance", self._choose.uniform(10, 45), self._mend_governance)
+        self._disturb("governance", self._choose.uniform(10, 45), self._repair_governance)
         broken = self._choose.choice(
             ["repositories: [\n", "repositories: null\n", "", "repositories: {a: 1, a: 2}\n"]
         )
@@ -411,7 +411,7 @@ class Storm:
         self._tally.faults["governance broken"] += 1
         self._say("governance is broken")
 
-    def _mend_governance(self) -> None:
+    def _repair_governance(self) -> None:
         self._broken = False
         self._govern(self._model.entries, f"Revert the break {next(self._numbers)}")
         self._model.undisturbed("governance", time.time())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
 from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
@@ -22,12 +22,12 @@ _NOBODY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whether one thing lets us in; `mend` says what to do when it does not."""
+    """Whether one thing lets us in; `remediation` says what to do when it does not."""
 
     subject: str
     granted: bool
     told: str
-    mend: str = ""
+    remediation: str = ""
 
 
 def check_access(mirror: Mirror, cache: Path) -> Iterator[Access]:
@@ -42,12 +42,14 @@ def check_access(mirror: Mirror, cache: Path) -> Iterator[Access]:
         try:
             yield Access(subject, granted=True, told=check(mirror, cache))
         except CatalogError as error:
-            yield Access(subject, granted=False, told=error.problem, mend=error.mend + hint)
+            yield Access(
+                subject, granted=False, told=error.problem, remediation=error.remediation + hint
+            )
 
 
 def _governance(mirror: Mirror, cache: Path) -> str:
     repo = wiring.governance_repo(mirror, cache)
-    catalog = controller.read_governance(repo, mirror.governance.path).catalog
+    catalog = mirroring.read_governance(repo, mirror.governance.path).catalog
     return (
         f"{_count(len(catalog.entries), 'repository', 'repositories')} and "
         f"{_count(len(catalog.findings), 'finding', 'findings')} in {repo.where}"
@@ -67,7 +69,7 @@ def _registry(mirror: Mirror, _: Path) -> str:
 
 def _target(mirror: Mirror, cache: Path) -> str:
     publisher = wiring.publisher(mirror, cache)
-    held = controller.last_good(publisher, mirror.identity)
+    held = mirroring.last_good(publisher, mirror.identity)
     target = mirror.publish
     if isinstance(target, GitTarget):
         _check_push(target, cache)
@@ -95,8 +97,8 @@ def _check_push(target: GitTarget, cache: Path) -> None:
     except GitFailed as error:
         raise TargetRefused(
             f"{clone.repository} can be read, and takes no push: {error}",
-            mend="Give git's credential helper, GIT_ASKPASS or the SSH agent a key or token that "
-            "may write there.",
+            remediation="Give git's credential helper, GIT_ASKPASS or the SSH agent a key or "
+            "token that may write there.",
         ) from None
 
 
@@ -113,7 +115,7 @@ def _check_folder(path: Path) -> None:
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise TargetRefused(
             f"{path} cannot be made: {folder} is no folder that this user may write",
-            mend="Mend publish.path, or the permissions of that folder.",
+            remediation="Correct publish.path, or the permissions of that folder.",
         )
 
 

@@ -66,7 +66,9 @@ def read_catalog(path: Path) -> CatalogFolder:
             refers to is unknown.
     """
     if not path.exists():
-        raise CatalogUnavailable(f"there is no {path}", mend="Name a catalog folder or file.")
+        raise CatalogUnavailable(
+            f"there is no {path}", remediation="Name a catalog folder or file."
+        )
     root = path if path.is_dir() else path.parent
     contents: dict[str, bytes] = {}
     skipped: dict[str, str] = {}
@@ -84,7 +86,7 @@ def read_catalog(path: Path) -> CatalogFolder:
     except OSError as error:
         raise CatalogUnavailable(
             f"{error.filename or path} cannot be read: {error.strerror}",
-            mend="Nothing was changed. Make every file of the catalog readable.",
+            remediation="Nothing was changed. Make every file of the catalog readable.",
         ) from None
     return CatalogFolder(root, contents, skipped)
 
@@ -103,7 +105,8 @@ def replace_files(folder: CatalogFolder, edits: Mapping[str, bytes | None]) -> N
         path = folder.root / name
         if path.is_symlink() or not path.is_file() or path.read_bytes() != folder.contents[name]:
             raise CatalogUnavailable(
-                f"{path} has changed since it was read; nothing was written", mend="Run it again."
+                f"{path} has changed since it was read; nothing was written",
+                remediation="Run it again.",
             )
     changed = [(name, content) for name, content in edits.items() if content is not None]
     deleted = [name for name, content in edits.items() if content is None]
@@ -116,7 +119,7 @@ def replace_files(folder: CatalogFolder, edits: Mapping[str, bytes | None]) -> N
     except OSError as error:
         raise CatalogUnavailable(
             f"{error.filename} cannot be written: {error.strerror}; what came before it is done",
-            mend="Mend that and run it again: it goes on where it ended.",
+            remediation="Fix that and run it again: it continues where it stopped.",
         ) from None
 
 

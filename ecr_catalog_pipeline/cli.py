@@ -13,15 +13,15 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from ecr_catalog_pipeline import controller, report, wiring
+from ecr_catalog_pipeline import mirroring, report, wiring
 from ecr_catalog_pipeline.catalog_files import catalog_files
-from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.core.parity import judge_plan, judge_published
 from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities
 from ecr_catalog_pipeline.core.strict_yaml import readable
 from ecr_catalog_pipeline.demo.commands import demo
 from ecr_catalog_pipeline.init import init
+from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry, Publication
 from ecr_catalog_pipeline.retire import retire
 from ecr_catalog_pipeline.schemas import schema_command
 from ecr_catalog_pipeline.settings import (
@@ -153,7 +153,7 @@ def verify(name: str, *, as_json: bool) -> int:
             "served_digest": verdict.served,
             "published_digest": plan.published_digest,
             "reason": verdict.reason,
-            "checked_at": controller.now_utc().isoformat(timespec="seconds"),
+            "checked_at": mirroring.now_utc().isoformat(timespec="seconds"),
         }
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
     else:
@@ -263,15 +263,15 @@ def plan_mirror(mirror: Mirror) -> PlannedRegistry:
     cache = cache_folder(os.environ)
     publisher = wiring.publisher(mirror, cache)
     with _progress("reading governance"):
-        governance = controller.read_governance(
+        governance = mirroring.read_governance(
             wiring.governance_repo(mirror, cache), mirror.governance.path
         )
     with _progress("reading ECR"):
-        inventory = controller.read_inventory(
+        inventory = mirroring.read_inventory(
             wiring.ecr_registry(mirror), publisher, mirror.identity
         )
     with _progress("comparing with what is published"):
-        return controller.plan_publication(mirror, governance, inventory, publisher)
+        return mirroring.plan_publication(mirror, governance, inventory, publisher)
 
 
 def main() -> None:
@@ -309,7 +309,8 @@ def _tell_report(publication: Publication) -> None:
     """Say why the health report is not what it should be; nothing when it is."""
     if publication.report and publication.report.problem:
         click.echo(
-            f"health report: {publication.report.problem}. {publication.report.mend}", err=True
+            f"health report: {publication.report.problem}. {publication.report.remediation}",
+            err=True,
         )
 
 
@@ -322,7 +323,7 @@ def _telling_last_good(mirror: Mirror) -> Iterator[None]:
         raise
     except CatalogError as error:
         try:
-            kept = controller.last_good(
+            kept = mirroring.last_good(
                 wiring.publisher(mirror, cache_folder(os.environ)), mirror.identity
             )
         except CatalogError as unreadable:

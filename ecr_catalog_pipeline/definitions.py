@@ -11,12 +11,13 @@ import dagster as dg
 
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.defs.assets import external_assets, mirror_assets
+from ecr_catalog_pipeline.defs.change_sensor import change_sensor
 from ecr_catalog_pipeline.defs.housekeeping import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
 from ecr_catalog_pipeline.defs.parity import parity_asset
+from ecr_catalog_pipeline.defs.parity_watch import parity_watch
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, mirror_resources
-from ecr_catalog_pipeline.defs.sensors import change_sensor, parity_watch
 from ecr_catalog_pipeline.defs.sprawl import sprawl_checks
 from ecr_catalog_pipeline.settings import LoadedMirrors, cache_folder, load_mirrors, mirrors_folder
 

@@ -172,8 +172,8 @@ def _report(mirror: Mirror) -> int:
 def _access_lines(access: Access) -> Iterator[str]:
     good, bad = _marks()
     yield f"  {good if access.granted else bad} {access.subject:<10}  {access.told}"
-    if access.mend:
-        yield f"{'':16}{access.mend}"
+    if access.remediation:
+        yield f"{'':16}{access.remediation}"
 
 
 def _marks() -> tuple[str, str]:
@@ -430,7 +430,7 @@ def _refuse_shared_target(mirror: Mirror, folder: Path) -> None:
         if other.name != mirror.name and other.target_identity == mirror.target_identity:
             raise SettingsError(
                 f"the mirror {other.name} publishes to that target already",
-                mend="Give every mirror a target of its own: --publish-path, say.",
+                remediation="Give every mirror a target of its own: --publish-path, say.",
             )
 
 
@@ -445,12 +445,12 @@ def _put(path: Path, text: str, *, force: bool) -> None:
         replace_file(path, text.encode(), last_look=look)
     except FileExistsError:
         raise SettingsError(
-            f"{_shown(path)} exists", mend="Take another name, or --force."
+            f"{_shown(path)} exists", remediation="Take another name, or --force."
         ) from None
     except OSError as error:
         raise SettingsError(
             f"{_shown(path)} cannot be written: {error.strerror}",
-            mend="Check the folder, its permissions and the disk.",
+            remediation="Check the folder, its permissions and the disk.",
         ) from None
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from ecr_catalog_pipeline.controller import PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.checks import BACKSTAGE_IN_PARITY
 from ecr_catalog_pipeline.defs.jobs import sync_job_name
+from ecr_catalog_pipeline.mirroring import PlannedRegistry, Publication
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror
 
 
@@ -49,8 +49,8 @@ def run_once(mirror: Mirror, environ: Mapping[str, str], *, approve: str | None 
     if home and not (Path(home).is_absolute() and Path(home).is_dir()):
         raise SettingsError(
             f"DAGSTER_HOME is {home}, which is no absolute path of a folder that exists",
-            mend="Make the folder and name it from the root, or unset DAGSTER_HOME to keep no "
-            "history.",
+            remediation="Make the folder and name it from the root, or unset DAGSTER_HOME to keep "
+            "no history.",
         )
     with dg.DagsterInstance.get() if home else dg.DagsterInstance.ephemeral() as instance:
         try:

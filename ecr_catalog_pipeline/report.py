@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from click import style
 
-from ecr_catalog_pipeline.controller import PlannedRegistry
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
+from ecr_catalog_pipeline.mirroring import PlannedRegistry
 
 _COLUMNS: Final = ("name", "state", "owner", "risk", "environment", "status", "uri")
 _STATE_COLOURS: Final = {

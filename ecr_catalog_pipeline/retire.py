@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 from click import style
 
-from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.catalog_files import CatalogFolder, read_catalog, replace_files
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.core.reconcile import reconcile
@@ -205,7 +205,7 @@ def as_text(
         yield ""
         yield from _file_lines(folder, retirement, applied=applied)
     if retirement.references:
-        yield style("Would dangle; mend these by hand:", fg="yellow", bold=True)
+        yield style("Would dangle; fix these by hand:", fg="yellow", bold=True)
         for reference in retirement.references:
             yield (
                 f"  {folder.shown(reference.path)}:{reference.line}: {readable(reference.entity)} "
@@ -237,8 +237,8 @@ def _refuse_unknown_mirrors(loaded: LoadedMirrors) -> None:
         raise SettingsError(
             f"the entities of these mirrors are unknown: {', '.join(sorted(loaded.errors))}; "
             "nothing was removed",
-            mend="Mend their files first, so that no mirror's own entity is taken for an ad-hoc "
-            "one.",
+            remediation="Fix their files first, so that no mirror's own entity is taken for an "
+            "ad-hoc one.",
         )
 
 
@@ -264,7 +264,7 @@ def _compare(
         if strict:
             raise SettingsError(
                 f"{several}; nothing was removed",
-                mend="Name the one to compare with by -m, or give --no-compare.",
+                remediation="Name the one to compare with by -m, or give --no-compare.",
             )
         return Compared(None, {}, f"{several}; name one with -m")
     mirror = loaded.get(name) if name else next(iter(loaded.mirrors.values()))
@@ -279,10 +279,10 @@ def _compare(
 
 def _compare_with(mirror: Mirror, entities: Collection[RetiredEntity]) -> Compared:
     cache = cache_folder(os.environ)
-    governance = controller.read_governance(
+    governance = mirroring.read_governance(
         wiring.governance_repo(mirror, cache), mirror.governance.path
     )
-    inventory = controller.read_inventory(
+    inventory = mirroring.read_inventory(
         wiring.ecr_registry(mirror), wiring.publisher(mirror, cache), mirror.identity
     ).inventory
     registry = RegistryView(

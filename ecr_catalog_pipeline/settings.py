@@ -26,17 +26,11 @@ from pydantic import (
     model_validator,
 )
 
-from ecr_catalog_pipeline.core.entity import (
-    MAX_NAME,
-    MAX_TEXT,
-    NAME,
-    NAMESPACE,
-    EntityIdentity,
-    clean_text,
-)
+from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE, EntityIdentity
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.guard import RemovalLimits
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents, quoted
+from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text
 
 MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
@@ -559,7 +553,7 @@ class LoadedMirrors:
         known = ", ".join(sorted(self.mirrors)) or "none"
         raise SettingsError(
             f"there is no mirror {name!r}",
-            mend=f"Mirrors here: {known}. Set {MIRRORS_VARIABLE} to use another folder.",
+            remediation=f"Mirrors here: {known}. Set {MIRRORS_VARIABLE} to use another folder.",
         )
 
 
@@ -592,7 +586,7 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
     except OSError as error:
         raise SettingsError(
             f"the mirrors folder {folder} cannot be read: {error.strerror}",
-            mend=f"Set {MIRRORS_VARIABLE} to the folder of your mirror files.",
+            remediation=f"Set {MIRRORS_VARIABLE} to the folder of your mirror files.",
         ) from None
     mirrors: dict[str, Mirror] = {}
     errors: dict[str, SettingsError] = {}
@@ -613,42 +607,47 @@ def load_mirror(path: Path, text: str | None = None) -> Mirror:
         text: read instead of the file, as if it stood there.
 
     Raises:
-        SettingsError: naming the file, the key and the mend.
+        SettingsError: naming the file, the key and the fix.
     """
     # A file's name may hold anything, even bytes that are no text.
     shown = clean_text(f"{path.parent.name}/{path.name}")
     if path.suffix != ".yaml" or not _NAME.fullmatch(path.stem):
         raise SettingsError(
             f"{shown}: {clean_text(path.stem)!r} cannot name a mirror",
-            mend="Name the file NAME.yaml: a lower-case letter, then at most 40 of a-z 0-9 _.",
+            remediation="Name the file NAME.yaml: a lower-case letter, then at most 40 of a-z 0-9 "
+            "_.",
         )
     try:
         content = path.read_text(encoding="utf-8") if text is None else text
         documents = list(parse_documents(content))
     except YamlFault as fault:
         raise SettingsError(
-            f"{shown}:{fault.line}:{fault.column}: {fault.problem}", mend="Mend it there."
+            f"{shown}:{fault.line}:{fault.column}: {fault.problem}", remediation="Fix it there."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{shown}: cannot be read: {_reason(error)}", mend="Make it a readable UTF-8 file."
+            f"{shown}: cannot be read: {_reason(error)}",
+            remediation="Make it a readable UTF-8 file.",
         ) from None
     data = documents[0].value if len(documents) == 1 else None
     if not isinstance(data, dict):
         raise SettingsError(
             f"{shown}: is not one YAML mapping",
-            mend="Start from mirrors/demo.yaml: governance, registry and publish are required.",
+            remediation="Start from mirrors/demo.yaml: governance, registry and publish are "
+            "required.",
         )
     if data.setdefault("name", path.stem) != path.stem:
         raise SettingsError(
             f"{shown}: name: is {_shown(data['name'])}, the file's stem is {path.stem!r}",
-            mend="Make them equal, or leave `name` out.",
+            remediation="Make them equal, or leave `name` out.",
         )
     try:
         return Mirror.model_validate(data, context={"folder": path.parent})
     except ValidationError as error:
         problems = [_problem(detail) for detail in error.errors()]
-        raise SettingsError(f"{shown}: {'; '.join(problems)}", mend="Mend these keys.") from None
+        raise SettingsError(
+            f"{shown}: {'; '.join(problems)}", remediation="Correct these keys."
+        ) from None
 
 
 def _shown(value: object) -> str:
@@ -705,7 +704,7 @@ def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, Set
         name: SettingsError(
             f"{folder}/{name}.yaml: {key}: is also the target of "
             f"{', '.join(other for other, _ in found if other != name)}",
-            mend="Give every mirror a target of its own.",
+            remediation="Give every mirror a target of its own.",
         )
         for target, found in sharing.items()
         if target in owning and len(found) > 1

@@ -14,9 +14,9 @@ try:
     import click
 
     from ecr_catalog_pipeline.cli import HELD, OK, plan_mirror, run
-    from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
     from ecr_catalog_pipeline.core.errors import SettingsError
     from ecr_catalog_pipeline.core.reconcile import State
+    from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
     from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
 except ModuleNotFoundError as error:
     sys.exit(
@@ -82,11 +82,12 @@ def _mirror_of(loaded: LoadedMirrors, region: str, name: str | None) -> Mirror:
         regions = sorted({mirror.registry.region for mirror in loaded.mirrors.values()})
         raise SettingsError(
             f"no mirror{f' {name}' if name else ''} has registry.region {region}",
-            mend=f"Regions with a mirror: {', '.join(regions) or 'none'}.",
+            remediation=f"Regions with a mirror: {', '.join(regions) or 'none'}.",
         )
     if len(names) > 1:
         raise SettingsError(
-            f"{region} has several mirrors: {', '.join(names)}", mend="Choose one with --mirror."
+            f"{region} has several mirrors: {', '.join(names)}",
+            remediation="Choose one with --mirror.",
         )
     return loaded.mirrors[names[0]]
 

@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ecr_catalog_pipeline.core.entity import clean_text
+from ecr_catalog_pipeline.core.text import clean_text
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10

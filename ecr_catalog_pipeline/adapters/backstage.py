@@ -61,7 +61,7 @@ class BackstageCatalog:
         if not (token.isascii() and token.isprintable()):
             raise BackstageUnavailable(
                 f"the token for Backstage at {self.url} holds characters that no header can carry",
-                mend=f"Put the bare token into the environment variable {self._token_env}.",
+                remediation=f"Put the bare token into the environment variable {self._token_env}.",
             )
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -78,7 +78,7 @@ class BackstageCatalog:
         if answer.status in _DENIED:
             raise BackstageUnavailable(
                 f"Backstage at {self.url} refuses us with {answer.status}",
-                mend=f"Put a valid token into the environment variable "
+                remediation=f"Put a valid token into the environment variable "
                 f"{self._token_env or 'that backstage.token_env names'}.",
             )
         if answer.status >= HTTPStatus.MULTIPLE_CHOICES and answer.status != HTTPStatus.NOT_FOUND:
@@ -96,7 +96,8 @@ class BackstageCatalog:
     def _unavailable(self, what: str) -> BackstageUnavailable:
         return BackstageUnavailable(
             f"Backstage at {self.url} {what}",
-            mend="Check backstage.url, the network and Backstage itself; what is published stays.",
+            remediation="Check backstage.url, the network and Backstage itself; what is published "
+            "stays.",
         )
 
 

@@ -92,13 +92,13 @@ class CatalogRepo:
         except BranchMissing:
             raise CatalogUnavailable(
                 f"{self._clone.repository} has no branch {self._clone.branch}",
-                mend="Mend sprawl.branch, or create the branch.",
+                remediation="Correct sprawl.branch, or create the branch.",
             ) from None
         except GitFailed as error:
             raise CatalogUnavailable(
                 f"{self._clone.repository} cannot be read: {error}",
-                mend="Check that sprawl.repository exists, that the network reaches it, and that "
-                "git's credential helper or SSH agent may read it.",
+                remediation="Check that sprawl.repository exists, that the network reaches it, "
+                "and that git's credential helper or SSH agent may read it.",
             ) from None
         found = [
             (path, entity)
@@ -130,13 +130,13 @@ class CatalogRepo:
                 raise CatalogUnavailable(
                     f"there is no {wanted} on branch {self._clone.branch} of "
                     f"{self._clone.repository} (commit {commit[:12]})",
-                    mend="Mend sprawl.paths.",
+                    remediation="Correct sprawl.paths.",
                 )
         if len(files) > MAX_FILES:
             raise CatalogUnavailable(
                 f"{self._clone.repository} holds {len(files):,} files that could be of a catalog, "
                 f"more than {MAX_FILES:,}",
-                mend="Name the folders of the catalog in sprawl.paths.",
+                remediation="Name the folders of the catalog in sprawl.paths.",
             )
         return files
 

@@ -150,7 +150,7 @@ class DagsterHistory:
         if not (isinstance(events, SqlEventLogStorage) and isinstance(runs, SqlRunStorage)):
             raise SettingsError(
                 f"the history lies in {type(events).__name__}, which is no SQL storage",
-                mend="Stop the housekeeping schedule; that storage has to clean up itself.",
+                remediation="Stop the housekeeping schedule; that storage has to clean up itself.",
             )
         self.freed = Freed()
         self.busy = 0

@@ -22,7 +22,6 @@ from ecr_catalog_pipeline.adapters.aws import (
     new_session,
     told_by,
 )
-from ecr_catalog_pipeline.core.entity import clean_text
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
 from ecr_catalog_pipeline.core.governance import is_repository_name
 from ecr_catalog_pipeline.core.inventory import (
@@ -34,6 +33,7 @@ from ecr_catalog_pipeline.core.inventory import (
     parse_page,
 )
 from ecr_catalog_pipeline.core.plan import MAX_READ_AGE, names_to_prove
+from ecr_catalog_pipeline.core.text import clean_text
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -104,7 +104,9 @@ class EcrRegistry:
         answer = self._call(self._sts, "get_caller_identity")
         account = answer.get("Account")
         if not isinstance(account, str) or not is_account_id(account):
-            raise InventoryFailed("sts:GetCallerIdentity answered without an account", mend=_WAIT)
+            raise InventoryFailed(
+                "sts:GetCallerIdentity answered without an account", remediation=_WAIT
+            )
         check_account(account, self._expected_account, published_uris)
         self._answering_account = account
         return account
@@ -124,16 +126,18 @@ class EcrRegistry:
             yield page
             empty = 0 if page else empty + 1
             if empty > MAX_EMPTY_PAGES:
-                raise InventoryFailed(f"{_LIST} gave {empty} empty pages in a row", mend=_WAIT)
+                raise InventoryFailed(
+                    f"{_LIST} gave {empty} empty pages in a row", remediation=_WAIT
+                )
             token = answer.get("nextToken")
             if not token:
                 return
             if not isinstance(token, str):
                 raise InventoryFailed(
-                    f"{_LIST} answered with a page token that is no text", mend=_WAIT
+                    f"{_LIST} answered with a page token that is no text", remediation=_WAIT
                 )
             if token in seen:
-                raise InventoryFailed(f"{_LIST} repeats its page token", mend=_WAIT)
+                raise InventoryFailed(f"{_LIST} repeats its page token", remediation=_WAIT)
             seen.add(token)
 
     def _proved_absent(self, account: str, missing: list[str], deadline: float) -> Iterator[str]:
@@ -155,10 +159,11 @@ class EcrRegistry:
             if name in {each.name for each in parse_page(answer)}:
                 raise InventoryFailed(
                     f"{_LIST} lists no {name}, yet finds it by name: the listing is incomplete",
-                    mend=_WAIT,
+                    remediation=_WAIT,
                 )
             raise InventoryFailed(
-                f"{_LIST} of {name} says neither that it is there nor that it is not", mend=_WAIT
+                f"{_LIST} of {name} says neither that it is there nor that it is not",
+                remediation=_WAIT,
             )
 
     def _call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
@@ -178,12 +183,13 @@ class EcrRegistry:
         except (BotoCoreError, OutOfTimeError) as error:
             raise InventoryFailed(
                 f"{_action(client, operation)} failed: {type(error).__name__}: {told_by(error)}",
-                mend="Check the network, the region and the credentials of this mirror. " + _WAIT,
+                remediation="Check the network, the region and the credentials of this mirror. "
+                + _WAIT,
             ) from None
         except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
             raise InventoryFailed(
                 f"{_action(client, operation)} failed: {told_by(error)}",
-                mend="Check that AWS itself answers, not a proxy. " + _WAIT,
+                remediation="Check that AWS itself answers, not a proxy. " + _WAIT,
             ) from None
         return answer
 
@@ -193,7 +199,8 @@ class EcrRegistry:
             session = new_session(self.region, self._endpoint_url)
         except BotoCoreError as error:
             raise InventoryFailed(
-                f"no AWS session: {error}", mend="Check AWS_PROFILE and the AWS configuration."
+                f"no AWS session: {error}",
+                remediation="Check AWS_PROFILE and the AWS configuration.",
             ) from None
         if not self._role_arn:
             return session
@@ -220,11 +227,11 @@ class EcrRegistry:
         }
         ends = given.get("Expiration")
         if not all(credentials.values()) or not isinstance(ends, datetime):
-            raise InventoryFailed("sts:AssumeRole answered without credentials", mend=_WAIT)
+            raise InventoryFailed("sts:AssumeRole answered without credentials", remediation=_WAIT)
         if ends <= datetime.now(UTC):
             raise InventoryFailed(
                 f"sts:AssumeRole answered with credentials that ended at {ends.isoformat()}",
-                mend="Check the clock of this machine.",
+                remediation="Check the clock of this machine.",
             )
         return {**credentials, "expiry_time": ends.isoformat()}
 
@@ -245,7 +252,7 @@ class EcrRegistry:
         except BotoCoreError as error:
             raise InventoryFailed(
                 f"no AWS client for {service}: {error}",
-                mend="Check the AWS profile and configuration of this process.",
+                remediation="Check the AWS profile and configuration of this process.",
             ) from None
 
 
@@ -253,7 +260,7 @@ def _check_deadline(deadline: float) -> None:
     """Stop a read that has become too old to plan with, such as a listing without an end."""
     if time.monotonic() > deadline:
         raise InventoryFailed(
-            f"ECR was not read within {MAX_READ_AGE.total_seconds():.0f} s", mend=_WAIT
+            f"ECR was not read within {MAX_READ_AGE.total_seconds():.0f} s", remediation=_WAIT
         )
 
 
@@ -266,7 +273,9 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("repositories"), list):
-        raise InventoryFailed(f"{_LIST} answered with something that is no listing", mend=_WAIT)
+        raise InventoryFailed(
+            f"{_LIST} answered with something that is no listing", remediation=_WAIT
+        )
 
 
 def _code(error: ClientError) -> str:
@@ -281,12 +290,12 @@ def _action(client: Any, operation: str) -> str:
 def _failed(error: ClientError, action: str) -> InventoryFailed:
     code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code in _DENIED:
-        mend = f"Allow {action.split(' ', maxsplit=1)[0]} to this mirror's role."
+        remediation = f"Allow {action.split(' ', maxsplit=1)[0]} to this mirror's role."
     elif code in _BAD_CREDENTIALS:
-        mend = "Renew the AWS credentials of this process. Check its clock, too."
+        remediation = "Renew the AWS credentials of this process. Check its clock, too."
     else:
-        mend = _WAIT
+        remediation = _WAIT
     return InventoryFailed(
         f"{action} failed with {clean_text(code) or status}: {told_by(error)}".rstrip(": "),
-        mend=mend,
+        remediation=remediation,
     )

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from git import Git
 from git.exc import GitCommandError, GitCommandNotFound
 
-from ecr_catalog_pipeline.core.entity import clean_text
+from ecr_catalog_pipeline.core.text import clean_text
 
 GIVE_UP_AFTER: Final = 40
 """Seconds that one git command may take."""

@@ -75,19 +75,19 @@ class GovernanceRepo:
             raise GovernanceUnavailable(
                 f"{clone.repository} is a shallow clone, so the last change of {self._path} is "
                 "not known",
-                mend="Point governance.repository at the full repository, or run "
+                remediation="Point governance.repository at the full repository, or run "
                 "`git fetch --unshallow` there.",
             ) from None
         except BranchMissing:
             raise GovernanceUnavailable(
                 f"{clone.repository} has no branch {clone.branch}",
-                mend="Mend governance.branch, or create the branch.",
+                remediation="Correct governance.branch, or create the branch.",
             ) from None
         except GitFailed as error:
             raise GovernanceUnavailable(
                 f"{clone.repository} cannot be read: {error}",
-                mend="Check that governance.repository exists, that the network reaches it, and "
-                "that git's credential helper or SSH agent may read it.",
+                remediation="Check that governance.repository exists, that the network reaches "
+                "it, and that git's credential helper or SSH agent may read it.",
             ) from None
 
     def history(self, since: str, until: str) -> list[tuple[datetime, bytes]]:
@@ -118,7 +118,7 @@ class GovernanceRepo:
         except GitFailed as error:
             raise GovernanceUnavailable(
                 f"the history of {self._path} cannot be read: {error}",
-                mend="The next run tries again.",
+                remediation="The next run tries again.",
             ) from None
 
     def _entry(self, tip: str) -> TreeEntry:
@@ -126,13 +126,14 @@ class GovernanceRepo:
         if entry is None:
             raise GovernanceUnavailable(
                 f"there is no {self.where} (commit {tip[:12]})",
-                mend="Mend governance.path, or `git revert` the commit that removed the file.",
+                remediation="Correct governance.path, or `git revert` the commit that removed the "
+                "file.",
             )
         if not entry.is_regular_file:
             kinds = {"120000": "a symbolic link", "160000": "a submodule", "040000": "a folder"}
             raise GovernanceRefused(
                 f"the path is {kinds.get(entry.mode, 'no file')}, not a file",
-                mend="Commit the governance file itself at that path.",
+                remediation="Commit the governance file itself at that path.",
                 path=self._path,
                 line=1,
                 column=1,
@@ -144,7 +145,7 @@ class GovernanceRepo:
         if size > MAX_BYTES:
             raise GovernanceRefused(
                 f"the file has {size:,} bytes, more than {MAX_BYTES:,}",
-                mend="Split the registry over several mirrors.",
+                remediation="Split the registry over several mirrors.",
                 path=self._path,
                 line=1,
                 column=1,

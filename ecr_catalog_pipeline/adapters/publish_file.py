@@ -33,7 +33,7 @@ class FilePublisher:
         if self._path.is_symlink():
             raise TargetRefused(
                 f"{self._path} is a symbolic link; it is not overwritten",
-                mend="Name the file that it points to in publish.path.",
+                remediation="Name the file that it points to in publish.path.",
             )
         try:
             # A pipe that nobody writes to would be waited for without an end.
@@ -61,7 +61,7 @@ class FilePublisher:
         except Timeout:
             raise TargetUnavailable(
                 f"another process has held the lock of {self._path} for {LOCK_SECONDS} s",
-                mend="The next run tries again.",
+                remediation="The next run tries again.",
             ) from None
         except OSError as error:
             raise self._unavailable("written", error) from None
@@ -76,19 +76,19 @@ class FilePublisher:
         if self.read().version != expected:
             raise LostRace(
                 f"{self._path} was changed by someone else after it was read",
-                mend="Nothing was overwritten; the next run plans afresh.",
+                remediation="Nothing was overwritten; the next run plans afresh.",
             )
 
     def _no_file(self) -> TargetRefused:
         return TargetRefused(
             f"{self._path} is a folder, a pipe or a device; it is not overwritten",
-            mend="Point publish.path elsewhere, or remove what stands there.",
+            remediation="Point publish.path elsewhere, or remove what stands there.",
         )
 
     def _unavailable(self, what: str, error: OSError) -> TargetUnavailable:
         return TargetUnavailable(
             f"{self._path} cannot be {what}: {error.strerror or error}",
-            mend="Check the folder, its permissions and the disk; what is published stays.",
+            remediation="Check the folder, its permissions and the disk; what is published stays.",
         )
 
 

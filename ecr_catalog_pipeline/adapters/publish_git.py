@@ -80,7 +80,9 @@ class GitPublisher:
             except TargetRefused as error:
                 # It may be the second file that is refused; the entity does not wait for it.
                 self._publish(entity, None, provenance)
-                return entity.blob, BesidePublished(problem=error.problem, mend=error.mend)
+                return entity.blob, BesidePublished(
+                    problem=error.problem, remediation=error.remediation
+                )
 
     def publish_beside(self, provenance: Provenance, beside: Beside) -> BesidePublished:
         """Commit a second file and push it, unless it is up to date."""
@@ -112,7 +114,7 @@ class GitPublisher:
         else:
             raise LostRace(
                 f"{where} moved {TRIES} times while we pushed",
-                mend="Nothing was overwritten; the next run plans afresh.",
+                remediation="Nothing was overwritten; the next run plans afresh.",
             )
         return replace(told, commit=commit) if beside and beside.path in files else told
 
@@ -125,7 +127,7 @@ class GitPublisher:
             if self._blob(tip) != entity.expected:
                 raise LostRace(
                     f"{self.where} was changed by someone else after it was read",
-                    mend="Nothing was overwritten; the next run plans afresh.",
+                    remediation="Nothing was overwritten; the next run plans afresh.",
                 )
             files[self._path] = TreeEntry(_FILE, entity.blob)
         if beside is None:
@@ -134,7 +136,7 @@ class GitPublisher:
         if placement.content is not None:
             files[beside.path] = TreeEntry(mode, self._store(placement.content))
         problem = f"{self._where(beside.path)}: {placement.problem}" if placement.problem else ""
-        return files, BesidePublished(problem=problem, mend=placement.mend)
+        return files, BesidePublished(problem=problem, remediation=placement.remediation)
 
     def _placed(self, tip: str | None, beside: Beside) -> tuple[str, Placement]:
         """The mode of a second file, and what becomes of it."""
@@ -145,17 +147,17 @@ class GitPublisher:
             if not entry.is_regular_file:
                 return _FILE, Placement(
                     problem="it is a folder, a symbolic link or a submodule",
-                    mend="Point health.path elsewhere, or remove what stands there.",
+                    remediation="Point health.path elsewhere, or remove what stands there.",
                 )
             if self._clone.size(entry.sha) > MAX_BESIDE:
                 return _FILE, Placement(
                     problem=f"it has more than {MAX_BESIDE} bytes",
-                    mend="Point health.path at a smaller file.",
+                    remediation="Point health.path at a smaller file.",
                 )
             return entry.mode, beside.place(self._clone.content(entry.sha))
         except GitFailed as error:
             return _FILE, Placement(
-                problem=f"it cannot be read: {error}", mend="The next run tries again."
+                problem=f"it cannot be read: {error}", remediation="The next run tries again."
             )
 
     def _refused(self, where: str, last: str, refusal: str) -> TargetRefused | TargetUnavailable:
@@ -163,12 +165,12 @@ class GitPublisher:
         if _TROUBLE.search(refusal):
             return TargetUnavailable(
                 f"{where} could not take the commit: {refusal}",
-                mend="Check the git server, its disk and the network; nothing was "
+                remediation="Check the git server, its disk and the network; nothing was "
                 "published, and the next run tries again.",
             )
         return TargetRefused(
             f"{self._where(last)} does not take the commit: {refusal}",
-            mend="Allow this committer to push there: check branch protection, hooks "
+            remediation="Allow this committer to push there: check branch protection, hooks "
             "and credentials.",
         )
 
@@ -201,7 +203,7 @@ class GitPublisher:
         if not entry.is_regular_file:
             raise TargetRefused(
                 f"{self.where} is a folder, a symbolic link or a submodule; it is not overwritten",
-                mend="Point publish.path elsewhere, or remove what stands there.",
+                remediation="Point publish.path elsewhere, or remove what stands there.",
             )
         return entry.sha
 
@@ -226,7 +228,7 @@ class GitPublisher:
                 key = "publish.path" if path == self._path else "health.path"
                 raise TargetRefused(
                     f"{self._where(path)} cannot be written: {error}",
-                    mend=f"A file stands where {key} needs a folder: choose another path.",
+                    remediation=f"A file stands where {key} needs a folder: choose another path.",
                 ) from None
         tree = clone.run("write-tree", "--missing-ok", environment=index)
         parents = ("-p", tip) if tip else ()
@@ -275,8 +277,8 @@ class GitPublisher:
     def _unavailable(self, error: GitFailed) -> TargetUnavailable:
         return TargetUnavailable(
             f"{self.where} cannot be reached: {error}",
-            mend="Check publish.repository, the network, git's credentials and the disk of the "
-            "cached clone; what is published stays as it is.",
+            remediation="Check publish.repository, the network, git's credentials and the disk of "
+            "the cached clone; what is published stays as it is.",
         )
 
 

@@ -108,7 +108,7 @@ class S3Publisher:
         if not isinstance(etag, str) or not etag:
             raise TargetUnavailable(
                 f"{action} on {self.where} answered without an ETag",
-                mend="Without one nothing can be compared; the next run reads again.",
+                remediation="Without one nothing can be compared; the next run reads again.",
             )
         return etag
 
@@ -124,7 +124,7 @@ class S3Publisher:
             return now.version
         raise LostRace(
             f"{self.where} was changed by someone else after it was read",
-            mend="Nothing was overwritten; the next run plans afresh.",
+            remediation="Nothing was overwritten; the next run plans afresh.",
         )
 
     def _failed(self, error: ClientError, action: str) -> CatalogError:
@@ -132,7 +132,7 @@ class S3Publisher:
         if code in _REFUSED:
             return TargetRefused(
                 f"{action} on {self.where} was refused with {code}",
-                mend="Allow s3:GetObject, s3:PutObject and s3:ListBucket there, or mend "
+                remediation="Allow s3:GetObject, s3:PutObject and s3:ListBucket there, or correct "
                 "publish.bucket. Without s3:ListBucket a missing key looks like a denial.",
             )
         return self._unavailable(error, action)
@@ -141,7 +141,8 @@ class S3Publisher:
         code = f"{_code(error)}: " if isinstance(error, ClientError) else ""
         return TargetUnavailable(
             f"{action} on {self.where} failed: {code}{told_by(error)}",
-            mend="Check the network, the bucket and the credentials; what is published stays.",
+            remediation="Check the network, the bucket and the credentials; what is published "
+            "stays.",
         )
 
 

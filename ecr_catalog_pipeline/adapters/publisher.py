@@ -52,12 +52,12 @@ class BesidePublished:
     Attributes:
         commit: the one that wrote it; None when it stayed as it was.
         problem: why it does not say what it should; empty when it does.
-        mend: what to do about it.
+        remediation: what to do about it.
     """
 
     commit: str | None = None
     problem: str = ""
-    mend: str = ""
+    remediation: str = ""
 
 
 class Publisher(Protocol):

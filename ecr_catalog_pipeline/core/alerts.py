@@ -66,7 +66,7 @@ class Condition:
     signal: Signal
     since: datetime
     cause: str
-    mend: str
+    remediation: str
     link: str = ""
 
 
@@ -109,7 +109,7 @@ class Alert:
         lines.append(f"Cause: {condition.cause}")
         lines.append(f"Last good: {self.last_good}")
         if not self.ended_at:
-            lines.append(f"What to do: {condition.mend}")
+            lines.append(f"What to do: {condition.remediation}")
         if condition.link:
             lines.append(f"Look: {condition.link}")
         lines.append(f"Key: {self.key}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,12 +22,12 @@ from ecr_catalog_pipeline.core.strict_yaml import (
     parse_documents,
     readable,
 )
+from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text, escape_markdown
 
 API_VERSION: Final = "backstage.io/v1alpha1"
 KIND: Final = "Resource"
 TYPE: Final = "container-registry"
 DESCRIBED_REPOSITORIES: Final = 100
-MAX_TEXT: Final = 256
 MAX_URI: Final = 512
 
 CONTENT_DIGEST: Final = "platform/content-digest"
@@ -48,9 +47,6 @@ _ROOT_KEYS: Final = frozenset({"apiVersion", "kind", "metadata", "spec", "relati
 # Plain in YAML 1.1 and 1.2 alike: starts with a letter or holds a slash, and is no word below.
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9._/-]*|[0-9][A-Za-z0-9._-]*/[A-Za-z0-9._/-]*")
 _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
-_MARKDOWN: Final = re.compile(
-    r"([\\`*{}\[\]()<>#+!|~$&@:]|(?<=www)\.|(?<![^\W_])_|_(?![^\W_]))", re.IGNORECASE
-)
 _MOVING_LINE: Final = re.compile(
     rb"    platform/(last-sync): '\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ'"
     rb"|    platform/(source-sha): '(?:[0-9a-f]{40}|[0-9a-f]{64})'"
@@ -252,24 +248,9 @@ def check_entity(entity: Mapping[str, Any]) -> None:
     if problems:
         raise EntityInvalid(
             f"Backstage would refuse the entity: {'; '.join(problems)}",
-            mend="Mend the `entity:` block of the mirror file. The last good entity stays.",
+            remediation="Correct the `entity:` block of the mirror file. The last good entity "
+            "stays.",
         )
-
-
-def clean_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Make one line of printable text of a user's, cut at `limit` characters.
-
-    Control characters, line separators and what YAML or JSON cannot carry become spaces; runs of
-    white space become one.
-    """
-    printable = (character if _is_printable(character) else " " for character in text)
-    line = " ".join("".join(printable).split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
-def escape_markdown(text: str) -> str:
-    """Make Markdown show the text as it is: no markup, no HTML, no link."""
-    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def _live_line(each: ReconciledRepository) -> dict[str, str]:
@@ -337,12 +318,6 @@ def _both_move(one: bytes, other: bytes) -> bool:
     return bool(found and expected and found.groups(b"")[0] == expected.groups(b"")[0])
 
 
-def _is_printable(character: str) -> bool:
-    if character in "\ufffe\uffff":
-        return False
-    return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
 def _looks_like(content: bytes, identity: EntityIdentity) -> bool:
     """Whether a file that cannot be parsed still says that it is this entity."""
     lines = content.split(b"\n")
@@ -358,7 +333,7 @@ def _damaged(content: bytes) -> PublishedEntity:
 def _not_ours(found: str, identity: EntityIdentity) -> TargetRefused:
     return TargetRefused(
         f"the target holds {found}, not {KIND} {identity.name}; it is not overwritten",
-        mend="Point `publish:` elsewhere, or move that file away.",
+        remediation="Point `publish:` elsewhere, or move that file away.",
     )
 
 

@@ -1,6 +1,6 @@
-"""The errors a user may see, sorted by who can mend them.
+"""The errors a user may see, sorted by who can fix them.
 
-Every error says what went wrong, where, and how to mend it. An error that is none of these is a
+Every error says what went wrong, where, and how to fix it. An error that is none of these is a
 defect of ours.
 """
 
@@ -14,18 +14,18 @@ class CatalogError(Exception):
 
     Args:
         problem: what is wrong and where, one sentence without a final stop.
-        mend: what the reader can do about it.
+        remediation: what the reader can do about it.
     """
 
     needs: ClassVar[Literal["human", "time"]] = "human"
 
-    def __init__(self, problem: str, *, mend: str) -> None:
-        super().__init__(problem, mend)
+    def __init__(self, problem: str, *, remediation: str) -> None:
+        super().__init__(problem, remediation)
         self.problem = problem
-        self.mend = mend
+        self.remediation = remediation
 
     def __str__(self) -> str:
-        return f"{self.problem}. {self.mend}"
+        return f"{self.problem}. {self.remediation}"
 
 
 class SettingsError(CatalogError):
@@ -39,8 +39,10 @@ class GovernanceRefused(CatalogError):
         line, column: counted from 1; the place of the fault.
     """
 
-    def __init__(self, problem: str, *, mend: str, path: str, line: int, column: int) -> None:
-        super().__init__(f"{path}:{line}:{column}: {problem}", mend=mend)
+    def __init__(
+        self, problem: str, *, remediation: str, path: str, line: int, column: int
+    ) -> None:
+        super().__init__(f"{path}:{line}:{column}: {problem}", remediation=remediation)
         self.path = path
         self.line = line
         self.column = column

@@ -146,8 +146,12 @@ def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catal
 
 
 def _document(content: bytes, path: str) -> Document:
-    def refused(problem: str, mend: str, line: int = 1, column: int = 1) -> GovernanceRefused:
-        return GovernanceRefused(problem, mend=mend, path=path, line=line, column=column)
+    def refused(
+        problem: str, remediation: str, line: int = 1, column: int = 1
+    ) -> GovernanceRefused:
+        return GovernanceRefused(
+            problem, remediation=remediation, path=path, line=line, column=column
+        )
 
     if len(content) > MAX_BYTES:
         raise refused(
@@ -170,7 +174,7 @@ def _document(content: bytes, path: str) -> Document:
     except YamlFault as fault:
         raise refused(
             fault.problem,
-            "Mend it there, or `git revert` the commit that broke it.",
+            "Fix it there, or `git revert` the commit that broke it.",
             fault.line,
             fault.column,
         ) from None
@@ -202,7 +206,7 @@ def _repositories(document: Document, path: str) -> Mapping[str, Value]:
     if not present:
         raise GovernanceRefused(
             "the key `repositories:` is missing",
-            mend="A registry without repositories is `repositories: {}`.",
+            remediation="A registry without repositories is `repositories: {}`.",
             path=path,
             line=document.line,
             column=document.column,
@@ -211,7 +215,7 @@ def _repositories(document: Document, path: str) -> Mapping[str, Value]:
     if len(present) > 1:
         raise GovernanceRefused(
             "both `repositories:` and `registries:` stand in the file",
-            mend="Keep `repositories:` and move every entry there.",
+            remediation="Keep `repositories:` and move every entry there.",
             path=path,
             line=line,
             column=column,
@@ -221,7 +225,7 @@ def _repositories(document: Document, path: str) -> Mapping[str, Value]:
         found = "null" if repositories is None else _kind(repositories)
         raise GovernanceRefused(
             f"`{present[0]}:` is {found}, not a mapping of names",
-            mend="A registry without repositories is `repositories: {}`.",
+            remediation="A registry without repositories is `repositories: {}`.",
             path=path,
             line=line,
             column=column,
@@ -271,7 +275,7 @@ def _root_findings(root: Mapping[str, Value]) -> Iterator[Finding]:
             "key-unknown",
             Severity.INFO,
             f"the key {_shown(key)} means nothing here",
-            "Remove it, or mend its spelling.",
+            "Remove it, or correct its spelling.",
         )
 
 
@@ -312,7 +316,7 @@ def _entry_findings(entry: Entry, raw: Value) -> Iterator[Finding]:
                 "key-unknown",
                 Severity.INFO,
                 f"the key {_shown(f'{section}.{key}' if section else key)} means nothing here",
-                "Remove it, or mend its spelling.",
+                "Remove it, or correct its spelling.",
             )
 
 

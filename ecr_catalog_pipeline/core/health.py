@@ -16,12 +16,13 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from ecr_catalog_pipeline.core.entity import LAST_SYNC, clean_text, escape_markdown
+from ecr_catalog_pipeline.core.entity import LAST_SYNC
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.parity import HISTORY, ParityFigures, ParityState, figures_since
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents
+from ecr_catalog_pipeline.core.text import clean_text, escape_markdown
 
 NAMES_SHOWN: Final = 25
 OWNERS_SHOWN: Final = 25
@@ -173,12 +174,12 @@ class Placement:
     Attributes:
         content: the file's new content; None when it stays as it is.
         problem: why the report cannot go there; empty when it can.
-        mend: what to do about it.
+        remediation: what to do about it.
     """
 
     content: bytes | None = None
     problem: str = ""
-    mend: str = ""
+    remediation: str = ""
 
 
 def registry_health(
@@ -280,12 +281,12 @@ def section_of(content: bytes, mirror: str) -> bytes | None:
 
 def _place_section(report: RenderedReport, current: bytes | None) -> Placement:
     begin, end = markers(report.mirror)
-    mend = f"Where the report shall stand, write these two lines, once: {begin} and {end}"
+    remediation = f"Where the report shall stand, write these two lines, once: {begin} and {end}"
     if current is None:
-        return Placement(problem="there is no such file", mend=f"Create it. {mend}")
+        return Placement(problem="there is no such file", remediation=f"Create it. {remediation}")
     found = _section(current, report.mirror)
     if isinstance(found, str):
-        return Placement(problem=found, mend=mend)
+        return Placement(problem=found, remediation=remediation)
     first, last, line_end = found
     if _is_current(current[first:last], report):
         return Placement()
@@ -297,7 +298,7 @@ def _place_file(report: RenderedReport, current: bytes | None) -> Placement:
     if current is not None and not _is_our_file(current, report.mirror):
         return Placement(
             problem=f"what stands there is no {REPORT_TYPE} of this mirror; it is not overwritten",
-            mend="Point health.path elsewhere, move that file away, or use style: section.",
+            remediation="Point health.path elsewhere, move that file away, or use style: section.",
         )
     if current is not None and _is_current(current, report):
         return Placement()

@@ -61,7 +61,7 @@ def parse_page(answer: Mapping[str, Any]) -> list[Repository]:
     page = answer.get("repositories")
     if not isinstance(page, list):
         raise InventoryFailed(
-            "ecr:DescribeRepositories answered without its list of repositories", mend=_RETRY
+            "ecr:DescribeRepositories answered without its list of repositories", remediation=_RETRY
         )
     return [_repository(item) for item in page]
 
@@ -88,7 +88,7 @@ def check_account(answering: str, expected: str | None, published_uris: Iterable
         raise InventoryFailed(
             f"sts:GetCallerIdentity answered for account {answering}, "
             f"not for {' or '.join(sorted(known))}",
-            mend="Use credentials of the mirror's account, or mend registry.account_id.",
+            remediation="Use credentials of the mirror's account, or correct registry.account_id.",
         )
 
 
@@ -108,7 +108,7 @@ def _repository(item: Any) -> Repository:
     if not (_is_text(name) and _is_text(uri)):
         raise InventoryFailed(
             "ecr:DescribeRepositories answered with a repository that has no name or no URI",
-            mend=_RETRY,
+            remediation=_RETRY,
         )
     scanning = _part(item, "imageScanningConfiguration").get("scanOnPush")
     encryption = _part(item, "encryptionConfiguration").get("encryptionType")
@@ -133,7 +133,7 @@ def _in_utc(moment: object) -> datetime | None:
         return moment.astimezone(UTC)
     except (OverflowError, OSError, ValueError):
         raise InventoryFailed(
-            "ecr:DescribeRepositories answered with a time that no calendar has", mend=_RETRY
+            "ecr:DescribeRepositories answered with a time that no calendar has", remediation=_RETRY
         ) from None
 
 
@@ -143,6 +143,7 @@ def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(part, dict):
         raise InventoryFailed(
-            f"ecr:DescribeRepositories answered with a repository of malformed {key}", mend=_RETRY
+            f"ecr:DescribeRepositories answered with a repository of malformed {key}",
+            remediation=_RETRY,
         )
     return part

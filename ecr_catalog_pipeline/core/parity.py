@@ -15,15 +15,10 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from ecr_catalog_pipeline.core.entity import (
-    CONTENT_DIGEST,
-    LAST_SYNC,
-    TYPE,
-    clean_text,
-    content_digest,
-)
+from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST, LAST_SYNC, TYPE, content_digest
 from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.plan import STATE, Difference, Plan
+from ecr_catalog_pipeline.core.text import clean_text
 
 # The fields of the entity's lines that governance decides, and where a governed entry keeps them.
 _GOVERNED_FIELDS: Final = {

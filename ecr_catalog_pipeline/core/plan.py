@@ -134,7 +134,8 @@ class Plan:
             raise StalePlan(
                 f"the plan's reads began {age.total_seconds():.0f} s ago, "
                 f"more than {MAX_READ_AGE.total_seconds():.0f} s: it is not published",
-                mend="The next run plans afresh; in the Dagster UI, materialize the whole job.",
+                remediation="The next run plans afresh; in the Dagster UI, materialize the whole "
+                "job.",
             )
 
 

@@ -8,14 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from ecr_catalog_pipeline import controller
-from ecr_catalog_pipeline.controller import (
-    GovernanceRead,
-    InventoryRead,
-    Outcome,
-    PlannedRegistry,
-    Publication,
-)
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.core.errors import CatalogError, EntityInvalid
 from ecr_catalog_pipeline.core.health import RegistryHealth
 from ecr_catalog_pipeline.core.plan import Plan
@@ -23,6 +16,13 @@ from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import checks, health_report, tables
 from ecr_catalog_pipeline.defs.last_good import CONTENT_DIGEST, read_last_good
 from ecr_catalog_pipeline.defs.resources import governance_key, publisher_key, registry_key
+from ecr_catalog_pipeline.mirroring import (
+    GovernanceRead,
+    InventoryRead,
+    Outcome,
+    PlannedRegistry,
+    Publication,
+)
 from ecr_catalog_pipeline.settings import HealthSettings, Mirror
 
 CODE_VERSION = "1"
@@ -110,7 +110,7 @@ def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
     ) -> dg.MaterializeResult[GovernanceRead]:
         with told_to_dagster():
-            read = controller.read_governance(
+            read = mirroring.read_governance(
                 getattr(context.resources, resource), mirror.governance.path
             )
         return dg.MaterializeResult(
@@ -143,7 +143,7 @@ def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
     )
     def ecr_inventory(context: dg.AssetExecutionContext) -> dg.MaterializeResult[InventoryRead]:
         with told_to_dagster():
-            read = controller.read_inventory(
+            read = mirroring.read_inventory(
                 getattr(context.resources, registry),
                 getattr(context.resources, target),
                 mirror.identity,
@@ -185,7 +185,7 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         with told_to_dagster():
             try:
-                planned = controller.plan_publication(
+                planned = mirroring.plan_publication(
                     mirror, governance, inventory, getattr(context.resources, target)
                 )
             except EntityInvalid as error:
@@ -248,7 +248,7 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: PublishConfig, planned: PlannedRegistry
     ) -> dg.MaterializeResult[Publication]:
         with told_to_dagster():
-            publication = controller.publish(
+            publication = mirroring.publish(
                 getattr(context.resources, target),
                 planned.plan,
                 mirror=mirror.name,
@@ -266,7 +266,7 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
         assert mirror.health is not None
         run_id = context.run.run_id
         with told_to_dagster():
-            publication = controller.publish_with_report(
+            publication = mirroring.publish_with_report(
                 getattr(context.resources, target),
                 planned.plan,
                 health,
@@ -284,7 +284,7 @@ def _publication_result(
     context: dg.AssetExecutionContext, mirror: Mirror, plan: Plan, publication: Publication
 ) -> dg.MaterializeResult[Publication]:
     context.log.info("%s: %s", publication.outcome, plan.summary)
-    now = controller.now_utc()
+    now = mirroring.now_utc()
     good = read_last_good(context.instance, key_of(mirror, "published_entity")).after(
         publication, now
     )
@@ -383,6 +383,10 @@ def told_to_dagster() -> Iterator[None]:
     except CatalogError as error:
         raise dg.Failure(
             description=str(error),
-            metadata={"problem": error.problem, "mend": error.mend, "needs": error.needs},
+            metadata={
+                "problem": error.problem,
+                "remediation": error.remediation,
+                "needs": error.needs,
+            },
             allow_retries=False,
         ) from error

@@ -9,7 +9,6 @@ from datetime import datetime
 import dagster as dg
 
 from ecr_catalog_pipeline.adapters.catalog_repo import Sprawl
-from ecr_catalog_pipeline.controller import GovernanceRead, Outcome, PlannedRegistry, Publication
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.findings import Severity
 from ecr_catalog_pipeline.core.last_good import age_in_words
@@ -18,6 +17,7 @@ from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import tables
 from ecr_catalog_pipeline.defs.last_good import LastGood
+from ecr_catalog_pipeline.mirroring import GovernanceRead, Outcome, PlannedRegistry, Publication
 
 GOVERNANCE_FINDINGS = "governance_findings"
 NO_AD_HOC_ENTITIES = "no_ad_hoc_entities"

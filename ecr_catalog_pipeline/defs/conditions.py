@@ -107,7 +107,7 @@ def _failed(instance: dg.DagsterInstance, run_id: str, since: datetime) -> Condi
         _STEP_SIGNALS.get(step, Signal.RUN_FAILED),
         since,
         f"{step}: {cause.strip()}",
-        "The last good entity stays. Mend the cause; the next run recovers by itself.",
+        "The last good entity stays. Fix the cause; the next run recovers by itself.",
         f"{_ui()}/runs/{run_id}",
     )
 

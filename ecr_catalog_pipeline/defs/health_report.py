@@ -3,9 +3,8 @@
 import dagster as dg
 from pydantic import ValidationError
 
-from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.publisher import BesidePublished
-from ecr_catalog_pipeline.controller import PlannedRegistry, ReportTarget
 from ecr_catalog_pipeline.core.health import (
     Origin,
     RegistryHealth,
@@ -18,6 +17,7 @@ from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.defs.jobs import sync_job_name
 from ecr_catalog_pipeline.defs.last_good import read_last_good
 from ecr_catalog_pipeline.defs.parity_state import read_state
+from ecr_catalog_pipeline.mirroring import PlannedRegistry, ReportTarget
 from ecr_catalog_pipeline.settings import HealthSettings, Mirror
 
 HEALTH_REPORT_PUBLISHED = "health_report_published"
@@ -27,7 +27,7 @@ def gather_health(
     context: dg.AssetExecutionContext, mirror: Mirror, planned: PlannedRegistry
 ) -> RegistryHealth:
     """Gather what the report of a mirror says, out of this run and of the event log."""
-    now = controller.now_utc()
+    now = mirroring.now_utc()
     held_since = None
     if planned.plan.held:
         before = read_last_good(context.instance, dg.AssetKey([mirror.name, "published_entity"]))
@@ -111,7 +111,7 @@ def report_specs(asset: dg.AssetKey, settings: HealthSettings | None) -> list[dg
 def report_checks(
     report: BesidePublished | None, settings: HealthSettings | None
 ) -> list[dg.AssetCheckResult]:
-    """Say why the report is not where it should be, and how to mend that."""
+    """Say why the report is not where it should be, and how to fix that."""
     if report is None or settings is None:
         return []
     return [
@@ -119,10 +119,12 @@ def report_checks(
             check_name=HEALTH_REPORT_PUBLISHED,
             passed=not report.problem,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{report.problem}. {report.mend}"
+            description=f"{report.problem}. {report.remediation}"
             if report.problem
             else f"{settings.path} is up to date",
-            metadata={"problem": report.problem, "mend": report.mend} if report.problem else {},
+            metadata={"problem": report.problem, "remediation": report.remediation}
+            if report.problem
+            else {},
         )
     ]
 

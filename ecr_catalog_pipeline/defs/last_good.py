@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ecr_catalog_pipeline.controller import Outcome, Publication
+from ecr_catalog_pipeline.mirroring import Outcome, Publication
 
 LAST_GOOD_AT: Final = "last_good_at"
 HELD_SINCE: Final = "held_since"

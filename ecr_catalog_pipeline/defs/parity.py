@@ -6,16 +6,8 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
-from ecr_catalog_pipeline.controller import (
-    GovernanceRead,
-    InventoryRead,
-    Outcome,
-    PlannedRegistry,
-    Publication,
-    now_utc,
-)
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import (
     Change,
@@ -29,6 +21,14 @@ from ecr_catalog_pipeline.defs import checks, tables
 from ecr_catalog_pipeline.defs.assets import asset_of, key_of, told_to_dagster
 from ecr_catalog_pipeline.defs.parity_state import read_state, state_metadata
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key, governance_key
+from ecr_catalog_pipeline.mirroring import (
+    GovernanceRead,
+    InventoryRead,
+    Outcome,
+    PlannedRegistry,
+    Publication,
+    now_utc,
+)
 from ecr_catalog_pipeline.settings import Mirror
 
 DATA_VERSION_TAG: Final = "dagster/data_version"
@@ -65,7 +65,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         resources = context.resources
         with told_to_dagster():
-            state = controller.track_changes(
+            state = mirroring.track_changes(
                 latest_state(context.instance, mirror),
                 getattr(resources, repo),
                 governance=governance,
@@ -136,7 +136,7 @@ def _verdict(
             served=expected,
         )
     try:
-        verdict = controller.verify(backstage, mirror.identity, expected)
+        verdict = mirroring.verify(backstage, mirror.identity, expected)
     except BackstageUnavailable as error:
         return Verdict(parity=False, reason=str(error), expected=expected, served=None)
     context.log_event(served_observation(mirror, verdict))

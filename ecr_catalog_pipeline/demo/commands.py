@@ -31,7 +31,7 @@ def run(port: int) -> None:
     except ImportError as error:
         raise CatalogError(
             f"the demo needs the package {error.name}",
-            mend="Install ecr-catalog-pipeline[demo], or run `make run` in a checkout.",
+            remediation="Install ecr-catalog-pipeline[demo], or run `make run` in a checkout.",
         ) from None
     run_demo(_mirror(), Path.cwd(), port)
 
@@ -67,14 +67,14 @@ def break_() -> None:
     worlds.break_governance(_world())
     click.echo(
         "The governance file is broken: the next run refuses it, and the entity stays. "
-        "Mend it with: ecr-catalog demo mend"
+        "Repair it with: ecr-catalog demo repair"
     )
 
 
 @demo.command()
-def mend() -> None:
+def repair() -> None:
     """Revert the commit that broke the governance file."""
-    worlds.mend_governance(_world())
+    worlds.repair_governance(_world())
     click.echo(f"The governance file is whole again. {_NEXT}")
 
 
@@ -108,10 +108,10 @@ def _in_ecr(change: worlds.EcrChange, name: str) -> None:
     except ClientError as error:
         raise CatalogError(
             f"ECR refuses: {error.response['Error']['Message']}",
-            mend="See `ecr-catalog plan -m demo`.",
+            remediation="See `ecr-catalog plan -m demo`.",
         ) from None
     except BotoCoreError:
         raise CatalogError(
             f"the demo's ECR does not answer at {world.endpoint_url}",
-            mend="Start the demo with `make run`.",
+            remediation="Start the demo with `make run`.",
         ) from None

@@ -57,7 +57,7 @@ def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
     for name in ("workspace.yaml", "dagster.yaml"):
         if not (home / name).is_file():
             raise SettingsError(
-                f"there is no {name} in {home}", mend="Run `make run` in a checkout."
+                f"there is no {name} in {home}", remediation="Run `make run` in a checkout."
             )
     _check_port(ui_port, "the Dagster UI", "make run PORT=3001")
     _check_port(
@@ -135,7 +135,7 @@ Try, in another terminal; a sensor sees each within seconds:
   {shown} demo request shop/vouchers    governed as pending: the entity lists it as pending
   {shown} demo delete shop/search       deleted in ECR: a ghost, gone from the entity
   {shown} demo break                    breaks the governance file: refused, the entity stays
-  (back again: demo create shop/search, demo mend)
+  (back again: demo create shop/search, demo repair)
   {shown} demo watch                    changes something, and times each stage
 
 Ctrl-C stops everything."""
@@ -203,7 +203,7 @@ def _is_up(client: DagsterGraphQLClient, process: subprocess.Popen[bytes], log: 
     if info.status is not ReloadRepositoryLocationStatus.SUCCESS:
         raise CatalogError(
             f"Dagster cannot load the mirrors: {info.message}",
-            mend="Run `dagster definitions validate -w workspace.yaml` for the whole story.",
+            remediation="Run `dagster definitions validate -w workspace.yaml` for the whole story.",
         )
     return True
 
@@ -212,7 +212,7 @@ def _check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
     if process.poll() is not None:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise CatalogError(
-            f"Dagster ended by itself with {process.returncode}:\n{tail}", mend=f"See {log}."
+            f"Dagster ended by itself with {process.returncode}:\n{tail}", remediation=f"See {log}."
         )
 
 
@@ -221,7 +221,8 @@ def _wait_for(ready: Callable[[], bool], stopped: Stopped, what: str) -> None:
     while not stopped() and not ready():
         if time.monotonic() > deadline:
             raise CatalogError(
-                f"{what} was not ready after {START_SECONDS} s", mend="See the log named above."
+                f"{what} was not ready after {START_SECONDS} s",
+                remediation="See the log named above.",
             )
         time.sleep(0.3)
 
@@ -249,5 +250,5 @@ def _check_port(port: int, what: str, way_out: str) -> None:
         except OSError:
             raise CatalogError(
                 f"port {port} on {HOST} is taken, and {what} needs it",
-                mend=f"Stop what holds it, or choose another: {way_out}.",
+                remediation=f"Stop what holds it, or choose another: {way_out}.",
             ) from None

@@ -61,8 +61,8 @@ def _wait(passed: Callable[[], bool], began: float, seconds: int, stage: str) ->
         if time.monotonic() - began > seconds:
             raise CatalogError(
                 f"not {stage} after {seconds} s",
-                mend="Is the repository governed and `make run` running? Look at the last run in "
-                "the Dagster UI, or at `ecr-catalog plan -m demo`.",
+                remediation="Is the repository governed and `make run` running? Look at the last "
+                "run in the Dagster UI, or at `ecr-catalog plan -m demo`.",
             )
         time.sleep(POLL_SECONDS)
     return time.monotonic() - began

@@ -110,7 +110,7 @@ def demo_world(mirror: Mirror) -> DemoWorld:
     if not local or endpoint is None or not isinstance(target, GitTarget):
         raise SettingsError(
             "mirrors/demo.yaml no longer describes the demo on this host",
-            mend="Its repositories must be local paths and its registry.endpoint_url "
+            remediation="Its repositories must be local paths and its registry.endpoint_url "
             "http://127.0.0.1:PORT; `git checkout mirrors/demo.yaml` brings it back.",
         )
     governance, catalog = Path(mirror.governance.repository), Path(target.repository)
@@ -175,19 +175,21 @@ def request_repository(world: DemoWorld, name: str, owner: str) -> None:
     if not is_repository_name(name):
         raise CatalogError(
             f"ECR accepts no repository named {name!r}",
-            mend="Use lower-case letters and digits, joined by one of . _ - /.",
+            remediation="Use lower-case letters and digits, joined by one of . _ - /.",
         )
     if not owner.replace("-", "").isalnum():
-        raise CatalogError(f"{owner!r} is no name of a team", mend="Use letters, digits and -.")
+        raise CatalogError(
+            f"{owner!r} is no name of a team", remediation="Use letters, digits and -."
+        )
     text = _governance_text(world)
     try:
         governed = yaml.safe_load(text)["repositories"]
     except (yaml.YAMLError, KeyError, TypeError):
         raise CatalogError(
-            f"{world.governance_file} is broken", mend="Run `ecr-catalog demo mend` first."
+            f"{world.governance_file} is broken", remediation="Run `ecr-catalog demo repair` first."
         ) from None
     if name in governed:
-        raise CatalogError(f"{name} is governed already", mend="Choose another name.")
+        raise CatalogError(f"{name} is governed already", remediation="Choose another name.")
     identifier = "REGISTRY_" + "".join(c if c.isalnum() else "_" for c in name).upper()
     entry = (
         f"  {name}:\n"
@@ -202,7 +204,7 @@ def break_governance(world: DemoWorld) -> None:
     _commit_governance(world, _governance_text(world) + "  broken: [\n", BREAK_SUBJECT)
 
 
-def mend_governance(world: DemoWorld) -> None:
+def repair_governance(world: DemoWorld) -> None:
     """Revert the commit that broke the governance file.
 
     Raises:
@@ -211,8 +213,8 @@ def mend_governance(world: DemoWorld) -> None:
     subject = git(world.governance, "log", "-1", "--format=%s")
     if subject != BREAK_SUBJECT:
         raise CatalogError(
-            f"the last commit in {world.governance} is {subject!r}: nothing to mend",
-            mend="Run `ecr-catalog demo break` first.",
+            f"the last commit in {world.governance} is {subject!r}: nothing to repair",
+            remediation="Run `ecr-catalog demo break` first.",
         )
     git(world.governance, "revert", "--no-edit", "HEAD")
 
@@ -245,7 +247,7 @@ def git(folder: Path, *arguments: str) -> str:
     except GitCommandError as error:
         raise CatalogError(
             f"git {arguments[0]} failed in {folder}: {error.stderr.strip()}",
-            mend="`make clean` removes the demo; `make run` makes it anew.",
+            remediation="`make clean` removes the demo; `make run` makes it anew.",
         ) from None
     return output
 
@@ -255,7 +257,7 @@ def _governance_text(world: DemoWorld) -> str:
         return world.governance_file.read_text(encoding="utf-8")
     except OSError:
         raise CatalogError(
-            f"there is no demo at {world.governance.parent}", mend="Run `make run` first."
+            f"there is no demo at {world.governance.parent}", remediation="Run `make run` first."
         ) from None
 
 

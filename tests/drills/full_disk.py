@@ -55,7 +55,11 @@ def main(disk: Path, folder: Path, what: str) -> dict[str, object]:
     try:
         publisher.publish(NEW, old, BY_DRILL)
     except CatalogError as error:
-        told |= {"error": type(error).__name__, "words": str(error), "mend": error.mend}
+        told |= {
+            "error": type(error).__name__,
+            "words": str(error),
+            "remediation": error.remediation,
+        }
     told["left"] = sorted(each.name for each in disk.glob("published/*"))
     filler.unlink()
     told["meanwhile"] = publisher.read().content == OLD

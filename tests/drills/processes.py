@@ -1,7 +1,7 @@
 """Runs in processes of their own, which can be stopped, raced and killed at any moment.
 
 All are forked from one server that has imported everything, so that one starts in no time. What a
-process does is what a run does: the controller's own steps over the adapters of the settings.
+process does is what a run does: the mirroring's own steps over the adapters of the settings.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline import controller, wiring
-from ecr_catalog_pipeline.controller import PlannedRegistry
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.core.errors import CatalogError
+from ecr_catalog_pipeline.mirroring import PlannedRegistry
 from ecr_catalog_pipeline.settings import load_mirrors
 
 SECONDS: Final = 60
@@ -30,7 +30,7 @@ _FORKED: Final = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
     [
         # An import that fails here is silently left to each process: these are installed.
-        "ecr_catalog_pipeline.controller",
+        "ecr_catalog_pipeline.mirroring",
         "ecr_catalog_pipeline.wiring",
         "ecr_catalog_pipeline.adapters.publish_s3",
         "ecr_catalog_pipeline.defs.resources",
@@ -133,27 +133,27 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
         ahead = told.ahead
         try:
             if told.step != "publish":
-                governance = controller.read_governance(repo, mirror.governance.path)
-                inventory = controller.read_inventory(registry, publisher, mirror.identity)
-                planned = controller.plan_publication(
+                governance = mirroring.read_governance(repo, mirror.governance.path)
+                inventory = mirroring.read_inventory(registry, publisher, mirror.identity)
+                planned = mirroring.plan_publication(
                     mirror,
                     governance,
                     inventory,
                     publisher,
-                    clock=lambda: controller.now_utc() + ahead,  # noqa: B023 - called in this turn
+                    clock=lambda: mirroring.now_utc() + ahead,  # noqa: B023 - called in this turn
                 )
             assert planned is not None
             plan = planned.plan
             if told.step == "plan":
                 pipe.send(Came("planned", content=plan.content, plan_hash=plan.plan_hash))
                 continue
-            publication = controller.publish(
+            publication = mirroring.publish(
                 publisher,
                 plan,
                 mirror=name,
                 run_id=str(os.getpid()),
                 approve=told.approve,
-                clock=lambda: controller.now_utc() + ahead,  # noqa: B023 - called in this turn
+                clock=lambda: mirroring.now_utc() + ahead,  # noqa: B023 - called in this turn
             )
             pipe.send(Came(publication.outcome.value, None, "", plan.content, plan.plan_hash))
         except CatalogError as error:

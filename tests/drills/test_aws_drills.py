@@ -518,7 +518,7 @@ def assert_failed_in_the_calls_name(aftermath: Aftermath, case: Case) -> None:
     assert case.place.action in text
     assert any(cause.lower() in text.lower() for cause in causes(case))
     assert shown["problem"] in text
-    assert shown["mend"] in text
+    assert shown["remediation"] in text
     assert shown["needs"] == "time"
     assert "Traceback" not in text
     assert "\n" not in text

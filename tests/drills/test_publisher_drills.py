@@ -181,7 +181,7 @@ def assert_told(world: World, met: Met, kind: type[CatalogError], *words: str) -
     assert wiring.publisher(world.mirror, world.cache).where in error.problem
     for word in words:
         assert word in error.problem
-    assert error.mend
+    assert error.remediation
     assert SECRET not in met.description
     assert "\n" not in met.description
 
@@ -1050,7 +1050,7 @@ def test_a_device_is_neither_read_nor_written(device: str) -> None:
     publisher = publish_file.FilePublisher(Path(device))
     with pytest.raises(TargetRefused, match=device) as caught:
         publisher.read()
-    assert caught.value.mend
+    assert caught.value.remediation
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -1130,7 +1130,7 @@ def test_a_full_disk_leaves_the_old_content_and_room_mends_it(
     drill.wrong_removals = ()
     assert told["error"] == "TargetUnavailable"
     assert told["where"] in told["words"]
-    assert told["mend"]
+    assert told["remediation"]
     if what != "clone":
         assert "No space left on device" in told["words"]
     assert told["left"] in ([], [".entity.yaml.lock", "entity.yaml"]), "no half file is left"

@@ -18,7 +18,7 @@ from ecr_catalog_pipeline.demo.world import (
     break_governance,
     create_in_ecr,
     delete_in_ecr,
-    mend_governance,
+    repair_governance,
 )
 from tests.e2e.running import RunningDemo, running_demo, wait_for
 from tests.integration.backstage import require_backstage
@@ -99,7 +99,7 @@ def test_one_alert_when_it_begins_one_when_it_ends_and_the_ping_stops_with_the_d
         assert f"http://127.0.0.1:{demo.ui_port}/runs/" in begun
         assert len(receiver.pings) == pinged
 
-        mend_governance(demo.world)
+        repair_governance(demo.world)
         wait_for(lambda: len(receiver.alerts) > 1, 180, "the alert of recovery")
         assert receiver.titles()[1] == "[demo] RECOVERED: governance refused"
         assert key_of(receiver.alerts[1]) == key_of(receiver.alerts[0])

@@ -130,7 +130,7 @@ def test_a_wrong_token_names_its_variable_and_never_its_value(
 
     assert "401" in problem.problem
     assert fake.url in problem.problem
-    assert VARIABLE in problem.mend
+    assert VARIABLE in problem.remediation
     assert SECRET not in repr(problem)
 
 

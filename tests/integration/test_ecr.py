@@ -105,7 +105,7 @@ def failed(registry: EcrRegistry, published: Mapping[str, str] = NOTHING) -> Inv
     with pytest.raises(InventoryFailed) as caught:
         registry.read(published)
     assert caught.value.needs == "time"
-    assert caught.value.mend
+    assert caught.value.remediation
     return caught.value
 
 
@@ -384,13 +384,13 @@ def test_a_registry_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("one_attempt")
 def test_a_denial_says_what_to_allow(fake: FakeAws) -> None:
     fake.fail(LISTING, Fault.ACCESS_DENIED)
-    assert "Allow ecr:DescribeRepositories" in failed(registry(fake)).mend
+    assert "Allow ecr:DescribeRepositories" in failed(registry(fake)).remediation
 
 
 @pytest.mark.usefixtures("one_attempt")
 def test_credentials_that_have_expired_are_to_be_renewed(fake: FakeAws) -> None:
     fake.fail(LISTING, Fault.EXPIRED_CREDENTIALS)
-    assert "credentials" in failed(registry(fake)).mend
+    assert "credentials" in failed(registry(fake)).remediation
 
 
 # Retries, and their end
@@ -454,7 +454,7 @@ def test_another_account_than_the_mirrors_fails_before_anything_is_listed(fake: 
     error = failed(registry(fake, account_id=OTHER))
     assert f"account {fake.account_id}" in error.problem
     assert OTHER in error.problem
-    assert "registry.account_id" in error.mend
+    assert "registry.account_id" in error.remediation
     assert fake.count(LISTING) == 0
 
 

@@ -44,7 +44,7 @@ def unavailable(repo: GovernanceRepo) -> GovernanceUnavailable:
     with pytest.raises(GovernanceUnavailable) as caught:
         repo.read()
     assert caught.value.needs == "time"
-    assert caught.value.mend
+    assert caught.value.remediation
     return caught.value
 
 
@@ -199,7 +199,7 @@ def test_a_rewritten_history_is_followed(source: Repository, cache: Path) -> Non
 def test_a_missing_branch_is_named(source: Repository, cache: Path) -> None:
     error = unavailable(GovernanceRepo(str(source.folder), "trunk", PATH, cache))
     assert "has no branch trunk" in error.problem
-    assert "governance.branch" in error.mend
+    assert "governance.branch" in error.remediation
 
 
 def test_a_branch_that_vanished_is_not_read_from_the_cache(source: Repository, cache: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_missing_file_is_named_with_the_commit(source: Repository, cache: Path
     error = unavailable(repo(source, cache, "catalogs/nowhere.yaml"))
     assert "there is no catalogs/nowhere.yaml on branch main" in error.problem
     assert str(source.tip())[:12] in error.problem
-    assert "governance.path" in error.mend
+    assert "governance.path" in error.remediation
 
 
 def test_a_file_that_vanished_is_not_read_from_the_cache(source: Repository, cache: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_file_that_vanished_is_not_read_from_the_cache(source: Repository, cac
 def test_a_missing_repository_is_named(tmp_path: Path, cache: Path) -> None:
     error = unavailable(repo(str(tmp_path / "nowhere"), cache))
     assert f"{tmp_path}/nowhere cannot be read" in error.problem
-    assert "governance.repository" in error.mend
+    assert "governance.repository" in error.remediation
 
 
 def test_a_repository_that_vanished_is_not_read_from_the_cache(

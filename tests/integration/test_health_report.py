@@ -14,10 +14,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.publish_git import MAX_BESIDE, GitPublisher
 from ecr_catalog_pipeline.adapters.publisher import BesidePublished
-from ecr_catalog_pipeline.controller import Outcome, Publication, ReportTarget
 from ecr_catalog_pipeline.core.health import (
     Origin,
     RegistryHealth,
@@ -29,6 +28,7 @@ from ecr_catalog_pipeline.core.health import (
 from ecr_catalog_pipeline.core.parity import ParityState
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.defs.parity import latest_state
+from ecr_catalog_pipeline.mirroring import Outcome, Publication, ReportTarget
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Fault
 from tests.fakes.backstage import FakeBackstage
@@ -287,15 +287,15 @@ def test_nine_days_of_ticks_renew_nothing_but_what_leaves_its_window(
     assert report(target).parity["changes measured"] == ("0", "0")
 
 
-def plan_at(world: World, publisher: GitPublisher, now: datetime) -> controller.PlannedRegistry:
+def plan_at(world: World, publisher: GitPublisher, now: datetime) -> mirroring.PlannedRegistry:
     """Read and plan as a run does at that time."""
     mirror = world.mirror
-    return controller.plan_publication(
+    return mirroring.plan_publication(
         mirror,
-        controller.read_governance(
+        mirroring.read_governance(
             wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, clock=lambda: now
         ),
-        controller.read_inventory(
+        mirroring.read_inventory(
             wiring.ecr_registry(mirror), publisher, mirror.identity, clock=lambda: now
         ),
         publisher,
@@ -307,7 +307,7 @@ def publish_at(
     publisher: GitPublisher, plan: Plan, health: RegistryHealth, now: datetime
 ) -> Publication:
     origin = Origin("main", plan.source_sha, f"{MIRROR}_sync", "a-run", MIRROR)
-    return controller.publish_with_report(
+    return mirroring.publish_with_report(
         publisher,
         plan,
         health,

@@ -15,10 +15,10 @@ from typing import Final
 import dagster as dg
 import pytest
 
-from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.publisher import Publisher
-from ecr_catalog_pipeline.controller import Outcome, PlannedRegistry
 from ecr_catalog_pipeline.core.errors import StalePlan
+from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
 from tests.fakes.aws import Answer, AnyFault, Fault, OtherAccount, StaleListing
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
@@ -167,7 +167,10 @@ def test_a_foreign_file_at_the_target_is_never_overwritten(world: World) -> None
     failure = world.sync_fails()
 
     assert "Component mine" in (failure.description or "")
-    assert failure.metadata["mend"].value == "Point `publish:` elsewhere, or move that file away."
+    assert (
+        failure.metadata["remediation"].value
+        == "Point `publish:` elsewhere, or move that file away."
+    )
     assert (world.content, world.target.history()) == (foreign, history)
 
 
@@ -384,7 +387,7 @@ def test_a_plan_older_than_90_seconds_is_never_published(file_world: World) -> N
     planned = planned_at(world, publisher, began)
 
     def publish(after: timedelta) -> Outcome:
-        return controller.publish(
+        return mirroring.publish(
             publisher, planned.plan, mirror="m", run_id="r", clock=lambda: began + after
         ).outcome
 
@@ -406,7 +409,7 @@ def test_a_plan_that_grows_too_old_on_the_way_to_the_target_is_not_written(
     times = iter([timedelta(seconds=89), timedelta(seconds=91)])
 
     with pytest.raises(StalePlan, match="91 s ago"):
-        controller.publish(
+        mirroring.publish(
             publisher, planned.plan, mirror="m", run_id="r", clock=lambda: began + next(times)
         )
     assert world.content is None
@@ -414,16 +417,16 @@ def test_a_plan_that_grows_too_old_on_the_way_to_the_target_is_not_written(
 
 def planned_at(world: World, publisher: Publisher, began: datetime) -> PlannedRegistry:
     mirror = world.mirror
-    governance = controller.read_governance(
+    governance = mirroring.read_governance(
         wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, lambda: began
     )
-    inventory = controller.read_inventory(
+    inventory = mirroring.read_inventory(
         wiring.ecr_registry(mirror),
         publisher,
         mirror.identity,
         lambda: began + timedelta(seconds=30),
     )
-    return controller.plan_publication(mirror, governance, inventory, publisher)
+    return mirroring.plan_publication(mirror, governance, inventory, publisher)
 
 
 def test_a_run_that_resumes_an_old_plan_fails(file_world: World) -> None:
@@ -467,7 +470,7 @@ def test_a_refused_governance_file_leaves_the_last_good_entity(file_world: World
         description = failure.description or ""
         assert description.startswith(where), description
         assert what in description
-        assert str(failure.metadata["mend"].value) in description
+        assert str(failure.metadata["remediation"].value) in description
         assert failure.metadata["needs"].value == "human"
         assert (world.content, world.target.history()) == (before, history)
 
@@ -490,19 +493,19 @@ def no_repository(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lose", "find", "what", "mend"),
+    ("lose", "find", "what", "remediation"),
     [
         (
             no_file,
             lambda world: world.revert(),
             f"there is no {GOVERNANCE_PATH} on branch main of ",
-            "Mend governance.path, or `git revert`",
+            "Correct governance.path, or `git revert`",
         ),
         (
             no_branch,
             lambda world: world.governance.git("branch", "--move", "trunk", "main"),
             "has no branch main",
-            "Mend governance.branch, or create the branch.",
+            "Correct governance.branch, or create the branch.",
         ),
         (
             no_repository,
@@ -518,7 +521,7 @@ def test_governance_that_cannot_be_had_leaves_the_last_good_entity(
     lose: Callable[[World], None],
     find: Callable[[World], object],
     what: str,
-    mend: str,
+    remediation: str,
 ) -> None:
     world = file_world
     world.have(*SIX)
@@ -531,7 +534,7 @@ def test_governance_that_cannot_be_had_leaves_the_last_good_entity(
 
     assert what in (failure.description or "")
     assert str(world.governance.folder) in (failure.description or "")
-    assert str(failure.metadata["mend"].value).startswith(mend)
+    assert str(failure.metadata["remediation"].value).startswith(remediation)
     assert (world.content, world.target.history()) == (before, history)
     find(world)
     assert world.sync().outcome == "published"
@@ -687,7 +690,7 @@ def test_trouble_with_aws_leaves_the_last_good_entity(
     assert aftermath.failure is not None
     assert trouble.says in (aftermath.failure.description or "")
     assert aftermath.failure.metadata["needs"].value == "time"
-    assert aftermath.failure.metadata["mend"].value
+    assert aftermath.failure.metadata["remediation"].value
     assert not aftermath.touched
     assert aftermath.listed_then == list(SIX[1:]), "the next healthy run recovers alone"
 

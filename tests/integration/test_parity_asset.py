@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import dagster as dg
 import pytest
 
-from ecr_catalog_pipeline import controller, wiring
+from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.notify import PING_URL_VARIABLE, Notifier
 from ecr_catalog_pipeline.core.errors import GovernanceUnavailable
 from ecr_catalog_pipeline.core.parity import Basis, Change, judge
@@ -31,14 +31,14 @@ NEW: Final = "team/new"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for Backstage as a test can wait."""
-    monkeypatch.setattr(controller, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(mirroring, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run look at Backstage and not wait for it."""
-    monkeypatch.setattr(controller, "VISIBLE_SECONDS", 0.1)
-    defaults = controller.verify.__kwdefaults__
+    monkeypatch.setattr(mirroring, "VISIBLE_SECONDS", 0.1)
+    defaults = mirroring.verify.__kwdefaults__
     assert defaults is not None
     if "seconds" in defaults:
         monkeypatch.setitem(defaults, "seconds", 0.1)
@@ -464,7 +464,7 @@ def test_a_change_whose_history_cannot_be_read_is_not_lost(world: World) -> None
             return self._repo.read()
 
         def history(self, *_: object) -> Any:
-            raise GovernanceUnavailable("the network is down", mend="Try again.")
+            raise GovernanceUnavailable("the network is down", remediation="Try again.")
 
     world.have(NEW)
 

@@ -18,11 +18,11 @@ import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.events import DagsterEvent, DagsterEventType
 
-from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
 from ecr_catalog_pipeline.core.alerts import Signal
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs import sensors
+from ecr_catalog_pipeline.defs import parity_watch
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
@@ -123,7 +123,7 @@ class Drill:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask Backstage more often than a run in production does."""
-    monkeypatch.setattr(controller, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(mirroring, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
 
 def dont_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run look at Backstage once and not wait for it."""
-    monkeypatch.setattr(controller, "VISIBLE_SECONDS", 0)
-    defaults = controller.verify.__kwdefaults__
+    monkeypatch.setattr(mirroring, "VISIBLE_SECONDS", 0)
+    defaults = mirroring.verify.__kwdefaults__
     assert defaults is not None
     if "seconds" in defaults:
         monkeypatch.setitem(defaults, "seconds", 0)
@@ -286,7 +286,7 @@ def test_the_age_of_an_entity_that_no_run_renews_is_written_down_every_two_minut
     drill.look()
     first = last_known_good(drill).metadata["age"].value
 
-    monkeypatch.setattr(sensors, "TELL_AGE_EVERY", timedelta(0))
+    monkeypatch.setattr(parity_watch, "TELL_AGE_EVERY", timedelta(0))
     assert len(drill.look().asset_events) == 1
 
     later = last_known_good(drill).metadata["age"].value

@@ -158,7 +158,7 @@ def test_a_symbolic_link_is_refused(target: FileTarget, tmp_path: Path, *, dangl
         with pytest.raises(TargetRefused, match="symbolic link") as caught:
             publisher.publish(TWO, expected, PROVENANCE)
         assert caught.value.needs == "human"
-        assert "publish.path" in caught.value.mend
+        assert "publish.path" in caught.value.remediation
     with pytest.raises(TargetRefused, match="symbolic link"):
         publisher.read()
     assert target.path.is_symlink()

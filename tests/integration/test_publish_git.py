@@ -88,7 +88,7 @@ def refused(publish: Callable[[], object]) -> TargetRefused:
     with pytest.raises(TargetRefused) as caught:
         publish()
     assert caught.value.needs == "human"
-    assert caught.value.mend
+    assert caught.value.remediation
     return caught.value
 
 
@@ -477,7 +477,7 @@ def test_what_stands_where_a_folder_is_needed_is_not_overwritten(
     publisher = target.publisher("where/it/is.yaml")
     assert publisher.read() == NOTHING
     error = refused(lambda: publisher.publish(ONE, None, PROVENANCE))
-    assert "publish.path" in error.mend
+    assert "publish.path" in error.remediation
     assert target.tip == before
 
 
@@ -498,7 +498,7 @@ def test_a_missing_repository_is_named(tmp_path: Path, cache: Path) -> None:
         with pytest.raises(TargetUnavailable, match="nowhere cannot be reached") as caught:
             act()
         assert caught.value.needs == "time"
-        assert "publish.repository" in caught.value.mend
+        assert "publish.repository" in caught.value.remediation
 
 
 def test_a_repository_that_vanished_is_not_read_from_the_cache(target: GitTarget) -> None:

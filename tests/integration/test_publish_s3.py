@@ -146,7 +146,7 @@ def test_a_missing_bucket_is_refused(moto: str) -> None:
             act()
         assert caught.value.needs == "human"
         assert f"s3://no-such-bucket/{KEY}" in caught.value.problem
-        assert "publish.bucket" in caught.value.mend
+        assert "publish.bucket" in caught.value.remediation
 
 
 # Against a server that says what it is told to and notes what it is asked
@@ -306,7 +306,7 @@ def failed(act: Callable[[], object]) -> CatalogError:
         act()
     error = caught.value
     assert f"s3://a-bucket/{KEY}" in error.problem
-    assert error.mend
+    assert error.remediation
     return error
 
 
@@ -318,7 +318,7 @@ def test_a_denial_is_refused(s3: ScriptedS3) -> None:
         assert isinstance(error, TargetRefused)
         assert action in error.problem
         assert "AccessDenied" in error.problem
-        assert "s3:ListBucket" in error.mend
+        assert "s3:ListBucket" in error.remediation
 
 
 @pytest.mark.usefixtures("two_attempts")

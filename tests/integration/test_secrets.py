@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ecr_catalog_pipeline import controller
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.resources import NOTIFIER
@@ -594,7 +594,7 @@ def secrets_set(everything: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is configured in this process."""
     for name, value in everything.secrets.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(controller, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(mirroring, "POLL_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("secrets_set")

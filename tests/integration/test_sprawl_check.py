@@ -164,7 +164,7 @@ def test_only_the_named_paths_are_looked_at(catalog: Repository, cache: Path) ->
 def test_a_missing_branch_and_an_unreachable_repository_say_so(
     catalog: Repository, cache: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(CatalogUnavailable, match=r"has no branch gone\. Mend sprawl\.branch"):
+    with pytest.raises(CatalogUnavailable, match=r"has no branch gone\. Correct sprawl\.branch"):
         found(repo(catalog, cache, branch="gone"))
     with pytest.raises(CatalogUnavailable, match="cannot be read"):
         CatalogRepo(str(tmp_path / "none"), "main", (), cache).sprawl(())

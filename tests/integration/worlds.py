@@ -20,9 +20,9 @@ from moto.server import ThreadedMotoServer
 
 from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
-from ecr_catalog_pipeline.controller import PlannedRegistry, Publication
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.resources import publisher_key
+from ecr_catalog_pipeline.mirroring import PlannedRegistry, Publication
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors
 from tests.fakes.aws import FakeAws
 from tests.integration.conftest import Repository

@@ -19,7 +19,6 @@ from ecr_catalog_pipeline.core.entity import (
     SOURCE_SHA,
     PublishedEntity,
     check_entity,
-    clean_text,
     content_digest,
     read_published,
     same_content,
@@ -36,6 +35,7 @@ from ecr_catalog_pipeline.core.guard import RemovalLimits, Removals, reasons_to_
 from ecr_catalog_pipeline.core.inventory import Inventory, merge_pages
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State, reconcile
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, parse_documents
+from ecr_catalog_pipeline.core.text import clean_text
 from tests.unit.builders import (
     ACCOUNT,
     IDENTITY,

@@ -15,10 +15,8 @@ from ecr_catalog_pipeline.core.entity import (
     EntityIdentity,
     PublishedEntity,
     check_entity,
-    clean_text,
     console_url,
     content_digest,
-    escape_markdown,
     read_published,
     same_content,
 )
@@ -26,6 +24,7 @@ from ecr_catalog_pipeline.core.errors import EntityInvalid, TargetRefused
 from ecr_catalog_pipeline.core.governance import Status, parse_governance
 from ecr_catalog_pipeline.core.reconcile import reconcile
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, as_written, parse_documents
+from ecr_catalog_pipeline.core.text import clean_text, escape_markdown
 from tests.unit.builders import (
     DATA,
     IDENTITY,
@@ -590,7 +589,7 @@ def test_a_file_that_is_not_our_entity_is_refused_and_never_ours_to_overwrite(
 
     assert IDENTITY.name in caught.value.problem
     assert caught.value.needs == "human"
-    assert caught.value.mend
+    assert caught.value.remediation
 
 
 DAMAGED = [

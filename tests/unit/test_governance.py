@@ -143,7 +143,7 @@ def test_a_file_that_is_not_what_it_should_be_is_refused_with_its_place_and_a_me
     assert error.problem.startswith(f"ecr-catalog.yaml:{line}:{column}: ")
     assert (error.line, error.column) == (line, column)
     assert words in error.problem
-    assert error.mend
+    assert error.remediation
     assert error.needs == "human"
 
 
@@ -158,7 +158,7 @@ def test_an_error_names_the_path_it_was_given_and_shows_problem_and_mend() -> No
     with pytest.raises(GovernanceRefused) as caught:
         parse_governance(b"[]", path="docs/ecr.yaml")
 
-    assert str(caught.value) == f"{caught.value.problem}. {caught.value.mend}"
+    assert str(caught.value) == f"{caught.value.problem}. {caught.value.remediation}"
     assert str(caught.value).startswith("docs/ecr.yaml:1:1: ")
 
 

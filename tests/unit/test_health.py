@@ -120,7 +120,7 @@ def written(report: RenderedReport, current: bytes | None) -> bytes:
 def not_written(report: RenderedReport, current: bytes | None) -> Placement:
     placement = place_report(report, current)
     assert placement.problem
-    assert placement.mend
+    assert placement.remediation
     assert placement.content is None
     return placement
 
@@ -529,7 +529,7 @@ def test_a_file_without_one_clear_section_is_not_written(
 
     assert problem in placement.problem
     for marker in markers(MIRROR):
-        assert marker in placement.mend
+        assert marker in placement.remediation
 
 
 @pytest.mark.parametrize(

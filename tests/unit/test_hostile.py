@@ -94,7 +94,7 @@ def assert_readable(error: CatalogError) -> None:
     assert is_one_line(told), ascii(told)
     assert len(told) < 1_500
     assert error.problem
-    assert error.mend
+    assert error.remediation
     for sign in ("Traceback", "Error(", "Exception(", "object at 0x", "<class "):
         assert sign not in told
 

@@ -44,7 +44,7 @@ def test_an_answer_without_its_list_is_a_failure_and_never_an_empty_registry(
         parse_page(answer)
 
     assert caught.value.needs == "time"
-    assert caught.value.mend
+    assert caught.value.remediation
 
 
 def test_an_answer_with_an_empty_list_is_an_empty_page() -> None:

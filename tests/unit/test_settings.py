@@ -117,7 +117,7 @@ def error_of(folder: Path, mirror: Mapping[str, Any] | str | bytes) -> SettingsE
         load(folder, mirror)
     error = caught.value
     assert error.problem.startswith("mirrors/goldenpath.yaml:")
-    assert error.mend
+    assert error.remediation
     assert error.needs == "human"
     return error
 
@@ -659,7 +659,7 @@ def test_another_name_of_a_file_is_refused(mirrors: Path, file: str) -> None:
     assert loaded.mirrors == {}
     (error,) = loaded.errors.values()
     assert f"mirrors/{file}: " in error.problem
-    assert "NAME.yaml" in error.mend
+    assert "NAME.yaml" in error.remediation
 
 
 @pytest.mark.parametrize("name", ["silverpath", "Goldenpath", "", None, ["goldenpath"]])
@@ -710,7 +710,7 @@ def test_one_bad_file_never_takes_the_others_down(mirrors: Path, content: bytes)
     assert loaded.get("alpha").name == "alpha"
     with pytest.raises(SettingsError, match=r"mirrors/bad\.yaml") as caught:
         loaded.get("bad")
-    assert caught.value.mend
+    assert caught.value.remediation
 
 
 def test_a_fault_of_yaml_is_named_with_its_place(mirrors: Path) -> None:
@@ -763,8 +763,8 @@ def test_a_mirror_that_does_not_exist_is_told_with_those_that_do(mirrors: Path) 
     write(mirrors, "omega.yaml", changed("publish", S3))
     with pytest.raises(SettingsError, match="no mirror 'beta'") as caught:
         load_mirrors(mirrors).get("beta")
-    assert "alpha, omega" in caught.value.mend
-    assert "ECR_CATALOG_MIRRORS" in caught.value.mend
+    assert "alpha, omega" in caught.value.remediation
+    assert "ECR_CATALOG_MIRRORS" in caught.value.remediation
 
 
 def test_an_empty_folder_has_no_mirrors(mirrors: Path) -> None:
@@ -781,7 +781,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, *, there: bool) -
         folder.touch()
     with pytest.raises(SettingsError, match=re.escape(str(folder))) as caught:
         load_mirrors(folder)
-    assert "ECR_CATALOG_MIRRORS" in caught.value.mend
+    assert "ECR_CATALOG_MIRRORS" in caught.value.remediation
 
 
 # One target, one mirror
@@ -802,7 +802,7 @@ def both_refused(mirrors: Path, one: Mapping[str, Any], two: Mapping[str, Any]) 
         problem = loaded.errors[name].problem
         assert problem.startswith(f"{mirrors.name}/{name}.yaml: publish: ")
         assert other in problem
-        assert loaded.errors[name].mend
+        assert loaded.errors[name].remediation
     return True
 
 

@@ -252,7 +252,7 @@ def publish_with_report(
         plan.check_age(clock())
         report = publisher.publish_beside(provenance, _beside(health, target))
     except CatalogError as error:
-        report = BesidePublished(problem=error.problem, mend=error.mend)
+        report = BesidePublished(problem=error.problem, remediation=error.remediation)
     return replace(left, report=report)
 
 
