@@ -17,7 +17,6 @@ from ecr_catalog_pipeline.core.sprawl import Piece, line_end, pieces
 
 _BLOCK_ITEM: Final = re.compile(r"[ \t]*-[ \t]+")
 _REST_OF_LINE: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
-_ITEM_ALONE: Final = re.compile(r"[ \t]*,?[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)")
 _TRAILING: Final = re.compile(r"[ \t]*(?:\r\n|\r|\n)|[ \t]+#[^\r\n]*(?:\r\n|\r|\n|\Z)|[ \t]+\Z")
 _DIRECTIVE: Final = re.compile(r"^%[^\r\n]*(?:\r\n|\r|\n)", re.MULTILINE)
 
@@ -135,12 +134,11 @@ def cuts_of_targets(
     cuts: list[Cut] = []
     if several and going:
         if several[1].flow_style:
-            cuts.extend(_flow_cuts(own, several[1], going))
-        else:
-            cuts.extend(_block_cuts(own, going))
-            if len(going) == len(items):
-                colon = own.find(":", several[0].end_mark.index) + 1
-                cuts.append(Cut(colon, colon, " []"))
+            raise EditRefused("its targets are a list in brackets; edit it by hand")
+        cuts.extend(_block_cuts(own, going))
+        if len(going) == len(items):
+            colon = own.find(":", several[0].end_mark.index) + 1
+            cuts.append(Cut(colon, colon, " []"))
     if single and _is_scalar_of(single[1], wanted):
         cuts.append(_single_cut(own, single, empties=empties and not several))
     for each in cuts:
@@ -166,47 +164,6 @@ def _block_cuts(own: str, going: Collection[Any]) -> Iterator[Cut]:
         if not _BLOCK_ITEM.fullmatch(own, start, item.start_mark.index) or not rest:
             raise EditRefused("a target does not have a line of its own; edit it by hand")
         yield Cut(start, rest.end())
-
-
-def _flow_cuts(own: str, sequence: Any, going: Collection[Any]) -> Iterator[Cut]:
-    """Take items out of `[a, b]`: whole lines where they have their own, and one comma each."""
-    items = sequence.value
-    leaving = {id(each) for each in going}
-    kept = [place for place, each in enumerate(items) if id(each) not in leaving]
-    inner = sequence.start_mark.index + 1, sequence.end_mark.index - 1
-    if not kept and "#" not in own[slice(*inner)]:
-        yield Cut(*inner)
-        return
-    for place, item in enumerate(items):
-        if id(item) not in leaving:
-            continue
-        start, end = item.start_mark.index, item.end_mark.index
-        line = _line_start(own, start)
-        alone = _ITEM_ALONE.match(own, end)
-        if alone and not own[line:start].strip(" \t"):
-            yield Cut(line, alone.end())
-            continue
-        is_last = place + 1 == len(items)
-        until = inner[1] if is_last else items[place + 1].start_mark.index
-        between = own[end:until]
-        if "#" in between:
-            raise EditRefused("comments stand between targets of one line; edit it by hand")
-        yield Cut(start, end + between.find(",") + 1 if is_last else until)
-    if kept and kept[-1] < len(items) - 1:
-        yield from _comma_after(own, items[kept[-1]], items[kept[-1] + 1], sequence)
-
-
-def _comma_after(own: str, last: Any, following: Any, sequence: Any) -> Iterator[Cut]:
-    """The last item that stays keeps its comma only if the list ended with one: JSON has none."""
-    tail = own[sequence.value[-1].end_mark.index : sequence.end_mark.index - 1]
-    between = own[last.end_mark.index : following.start_mark.index]
-    if "#" in between.split(",", 1)[0]:
-        raise EditRefused("a comment stands before a comma; edit it by hand")
-    if "," in tail.split("#", 1)[0]:
-        return
-    comma = last.end_mark.index + between.index(",")
-    same_line = "\n" not in between and "\r" not in between
-    yield Cut(comma, following.start_mark.index if same_line else comma + 1)
 
 
 def root_of(own: str) -> Any:

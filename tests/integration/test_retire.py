@@ -123,18 +123,12 @@ def mixed_catalog(seed: int) -> tuple[dict[str, str], dict[str, str | None]]:
         after[path] = None if gone else mark + (header + new).replace("\n", end)
         listing.setdefault(folder, []).append((f"./e{number}.yaml", gone))
     for folder, listed in listing.items():
-        flow = folder == "apps"
         lines = [f"  targets: # of {folder}\n"]
         kept = list(lines)
         for target, gone in listed:
             lines.append(f"    # {target}\n    - {target}\n")
             kept.append(f"    # {target}\n" + ("" if gone else f"    - {target}\n"))
         head = f"# {folder}\napiVersion: backstage.io/v1alpha1\nkind: Location\nspec:\n"
-        if flow:
-            names = [target for target, _ in listed]
-            remaining = [target for target, gone in listed if not gone]
-            lines = [f"  targets: [{', '.join(names)}]  # all\n"]
-            kept = [f"  targets: [{', '.join(remaining)}]  # all\n"]
         before[f"{folder}/all.yaml"] = head + "".join(lines)
         after[f"{folder}/all.yaml"] = head + "".join(kept)
     root = "kind: Location\nspec:\n  targets:\n" + "".join(
