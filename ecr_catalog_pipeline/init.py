@@ -32,13 +32,14 @@ from ecr_catalog_pipeline.settings import (
     Mirror,
     S3Target,
     cache_folder,
+    is_local_path,
     load_mirror,
     load_mirrors,
     mirrors_folder,
 )
 
 NOT_ALL: Final = 2
-"""The exit code when the file stands and something does not let us in."""
+"""The exit code when the file is written and some access is missing."""
 
 GIT_SECONDS: Final = 10
 SCHEMA: Final = "../schemas/mirror.schema.json"
@@ -100,7 +101,8 @@ QUESTIONS: Final = (
     Question("registry.role_arn", "--role-arn"),
     Question("registry.endpoint_url", "--endpoint-url"),
     Question("entity.name", "--entity-name"),
-    Question("entity.owner", "--entity-owner"),
+    Question("entity.owner", "--entity-owner", "Entity: owner in Backstage"),
+    Question("entity.system", "--entity-system", "Entity: system (empty: none)", optional=True),
     KIND,
     Question("publish.repository", "--publish-repository", "Publish: git repository", ("git",)),
     Question("publish.branch", "--publish-branch", "Publish: branch", ("git",)),
@@ -131,10 +133,11 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
 def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str | None) -> int:
     """Write mirrors/NAME.yaml from a few answers, and check access to all that it names.
 
-    Defaults come from the working folder's git repository and from the AWS configuration. Secrets
-    are neither asked for nor written. Nothing is published.
+    Defaults come from the working folder's git repository and from the AWS configuration. Paths
+    are relative to the working folder. Secrets are neither asked for nor written. Nothing is
+    published.
 
-    Exit code: 0 all is well, 2 written but something lets us not in, 1 error.
+    Exit code: 0 all access granted, 2 file written but some access missing, 1 error.
     """
     folder = mirrors_folder(os.environ)
     if check:
@@ -143,7 +146,7 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
         return _report(load_mirrors(folder).get(name))
     # Without a terminal nobody can answer.
     asked = sys.stdin.isatty() and not yes
-    found = _surroundings(folder)
+    found = _surroundings()
     name = _name(name, found, folder, asked=asked, force=force)
     answers = _answers(flags, found, folder, asked=asked)
     path = folder / f"{name}.yaml"
@@ -162,10 +165,10 @@ def _report(mirror: Mirror) -> int:
         complete = complete and each.granted
         for line in _access_lines(each):
             click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
-    click.echo(f"\nNext: ecr-catalog plan -m {mirror.name}")
     if complete:
+        click.echo(f"\nNext: ecr-catalog plan -m {mirror.name}")
         return 0
-    click.echo(f"Once what is missing is there: ecr-catalog init --check {mirror.name}", err=True)
+    click.echo(f"\nFix what is marked above, then: ecr-catalog init --check {mirror.name}")
     return NOT_ALL
 
 
@@ -212,31 +215,48 @@ def _name(
 
 def _answers(
     flags: Mapping[str, str | None], found: Mapping[str, str], folder: Path, *, asked: bool
-) -> dict[str, str]:
-    """Give a value for each key that has one: a flag's, an answer, or a default."""
-    answers: dict[str, str] = {}
+) -> dict[str, str | None]:
+    """Give a value for each key that has one: a flag's, an answer, or a default.
+
+    None stands for an optional key that has a default and was answered with nothing.
+    """
+    answers: dict[str, str | None] = {}
     for question in QUESTIONS:
-        kind, given = answers.get(KIND.key, ""), flags[question.parameter]
+        kind, given = answers.get(KIND.key) or "", flags[question.parameter]
         if reason := _senseless(question, kind, answers):
             if given is not None:
                 raise click.UsageError(f"{question.flag} {reason}")
             continue
         default = _default(question, kind, {**found, **answers})
         if given is not None:
-            value = _checked(question, kind, given, folder)
+            value = _checked(question, kind, given)
         elif asked and question.prompt:
-            value = _ask(question, kind, default, folder)
+            value = _ask(question, kind, default)
         else:
             value = default or ""
         if value:
             answers[question.key] = value
+        elif question.optional and default:
+            answers[question.key] = None
         elif question.prompt and not question.optional:
             described = question.field(kind or question.kinds[0]).description or ""
             raise click.UsageError(f"{question.flag} is missing: {described}")
-    return answers
+    return {key: _in_the_file(key, value, answers, folder) for key, value in answers.items()}
 
 
-def _senseless(question: Question, kind: str, answers: Mapping[str, str]) -> str:
+def _in_the_file(
+    key: str, value: str | None, answers: Mapping[str, str | None], folder: Path
+) -> str | None:
+    """Spell a relative path as the mirror file means it: relative to its own folder."""
+    is_path = key == "publish.path" and answers[KIND.key] == "file"
+    if value is None or not (is_path or (key.endswith(".repository") and is_local_path(value))):
+        return value
+    if Path(value).is_absolute() or value.startswith("~"):
+        return value
+    return os.path.relpath(value, folder)
+
+
+def _senseless(question: Question, kind: str, answers: Mapping[str, str | None]) -> str:
     """Say why an answer would mean nothing after those before it; empty when it would."""
     if kind and kind not in question.kinds:
         return f"does not go with --publish {kind}"
@@ -245,9 +265,9 @@ def _senseless(question: Question, kind: str, answers: Mapping[str, str]) -> str
     return ""
 
 
-def _ask(question: Question, kind: str, default: str | None, folder: Path) -> str:
+def _ask(question: Question, kind: str, default: str | None) -> str:
     def checked(value: str) -> str:
-        return _checked(question, kind, value.strip(), folder)
+        return _checked(question, kind, value.strip())
 
     empty = "" if question.optional else None
     return str(
@@ -260,8 +280,8 @@ def _ask(question: Question, kind: str, default: str | None, folder: Path) -> st
     )
 
 
-def _checked(question: Question, kind: str, value: str, folder: Path) -> str:
-    """Give the value as it was written, if the settings accept it.
+def _checked(question: Question, kind: str, value: str) -> str:
+    """Give the value as it was written, if the settings accept it. Paths start here.
 
     Raises:
         UsageError: in the settings' own words; a prompt asks again.
@@ -275,14 +295,14 @@ def _checked(question: Question, kind: str, value: str, folder: Path) -> str:
         return value
     try:
         known: Any = Annotated[field.annotation, field]
-        TypeAdapter(known).validate_python(value, context={"folder": folder})
+        TypeAdapter(known).validate_python(value, context={"folder": Path.cwd()})
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(f"{question.flag} {problem}") from None
     return value
 
 
-def _default(question: Question, kind: str, known: Mapping[str, str]) -> str | None:
+def _default(question: Question, kind: str, known: Mapping[str, str | None]) -> str | None:
     if question is KIND:
         return "git"
     if question.key in known:
@@ -299,19 +319,19 @@ def _default(question: Question, kind: str, known: Mapping[str, str]) -> str | N
 # Surroundings
 
 
-def _surroundings(folder: Path) -> dict[str, str]:
+def _surroundings() -> dict[str, str]:
     """Give what the working folder and the environment say already, by key."""
-    return {**_of_git(folder), **_of_aws()}
+    return {**_of_git(), **_of_aws()}
 
 
-def _of_git(folder: Path) -> dict[str, str]:
+def _of_git() -> dict[str, str]:
     top = _git("rev-parse", "--show-toplevel")
     if not top or Path(top) == Path(__file__).parents[1]:
         return {}  # No repository, or a clone of this very project.
     found = {}
     remote = _without_secret(_git("remote", "get-url", "origin"))
-    repository = remote or os.path.relpath(top, folder)
-    if _is_repository(repository, folder):
+    repository = remote or os.path.relpath(top)
+    if _is_repository(repository):
         found["governance.repository"] = repository
     if branch := _git("symbolic-ref", "--short", "HEAD"):
         found["governance.branch"] = branch
@@ -340,9 +360,9 @@ def _without_secret(remote: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _is_repository(value: str, folder: Path) -> bool:
+def _is_repository(value: str) -> bool:
     try:
-        _checked(QUESTIONS[0], "", value, folder)
+        _checked(QUESTIONS[0], "", value)
     except click.UsageError:
         return False
     return True
@@ -367,12 +387,12 @@ def _slug(repository: str) -> str | None:
 # The file
 
 
-def mirror_text(name: str, answers: Mapping[str, str], *, with_schema: bool) -> str:
+def mirror_text(name: str, answers: Mapping[str, str | None], *, with_schema: bool) -> str:
     """Write a mirror file: what was answered, and every other key as a comment."""
     lines = [f"# The mirror {name}; `ecr-catalog schema mirror` describes every key."]
     if with_schema:
         lines.insert(0, f"# yaml-language-server: $schema={SCHEMA}")
-    kind = answers[KIND.key]
+    kind = answers[KIND.key] or ""
     own = {"entity.name": f"{name}-ecr-registry"}
     for section, field in Mirror.model_fields.items():
         if section == "name":

@@ -75,12 +75,18 @@ def _repository(value: str, info: ValidationInfo) -> str:
     if "://" in value:
         return _repository_url(value)
     scp = _SCP_LIKE.fullmatch(value)
-    if scp and not value.startswith((".", "/", "~")):
+    if scp and not is_local_path(value):
         if scp["host"].startswith("-") or (scp["user"] or "").startswith("-"):
             raise ValueError(_NO_REPOSITORY)
         _refuse_token(scp["user"] or scp["host"])
         return value
     return str(_resolved(_local_path(value, info)))
+
+
+def is_local_path(repository: str) -> bool:
+    """Whether a repository is a path on this machine, and neither a URL nor `host:path`."""
+    remote = "://" in repository or _SCP_LIKE.fullmatch(repository)
+    return not remote or repository.startswith((".", "/", "~"))
 
 
 def _repository_url(value: str) -> str:

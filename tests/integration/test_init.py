@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, as_written, parse_documents
 from ecr_catalog_pipeline.init import mirror_text, scalar
-from ecr_catalog_pipeline.settings import GitTarget, load_mirror
+from ecr_catalog_pipeline.settings import FileTarget, GitTarget, load_mirror
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.conftest import Repository
@@ -72,7 +72,7 @@ class User:
     def flags(self) -> list[str]:
         """Give flags for all that has no default."""
         return [
-            *("--governance-repository", "../../platform.git", "--governance-path", PATH),
+            *("--governance-repository", "../platform.git", "--governance-path", PATH),
             *("--region", "eu-west-2", "--endpoint-url", self.fake.endpoint_url),
         ]
 
@@ -185,7 +185,7 @@ def test_init_and_plan_alone_bring_a_new_user_to_a_plan(user: User) -> None:
     assert (planned.returncode, planned.stderr) == (2, "")
 
     # Enter takes the default.
-    answers = ["", "", "", "", "", user.fake.account_id, "git", "", "", "", ""]
+    answers = ["", "", "", "", "", user.fake.account_id, "", "", "git", "", "", "", ""]
     endpoint = ("--endpoint-url", user.fake.endpoint_url)
     code, shown = user.answer("init", *endpoint, answers=answers, folder="platform")
     assert code == 0, shown
@@ -230,6 +230,27 @@ def test_what_is_written_says_what_was_answered_and_nothing_is_published(user: U
     assert mirror.backstage is None
     assert user.platform.git("for-each-ref") == before
     assert [path.name for path in user.mirror().parent.iterdir()] == ["goldenpath.yaml"]
+
+
+def test_a_system_that_is_answered_with_nothing_is_left_out(user: User) -> None:
+    flags = [*user.flags, "--entity-system", "", "--yes"]
+    assert user.run("init", "goldenpath", *flags).returncode == 0
+    assert load_mirror(user.mirror()).entity.system is None
+
+
+def test_paths_are_relative_to_the_working_folder(user: User) -> None:
+    inside = user.home / "mirroring" / "inside"
+    inside.mkdir()
+    flags = [*user.flags, "--publish", "file", "--publish-path", "out/ecr.yaml", "--yes"]
+    flags[flags.index("../platform.git")] = "../../platform.git"
+    done = user.run(
+        "init", "goldenpath", *flags, folder="mirroring/inside", ECR_CATALOG_MIRRORS="../mirrors"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    mirror = load_mirror(user.mirror())
+    assert mirror.governance.repository == str(user.home / "platform.git")
+    assert isinstance(mirror.publish, FileTarget)
+    assert mirror.publish.path == str(inside / "out" / "ecr.yaml")
 
 
 def test_every_key_that_stands_there_as_a_comment_may_be_taken_in(tmp_path: Path) -> None:
@@ -359,7 +380,7 @@ def test_in_a_clone_of_this_project_its_own_files_are_no_default(
 def test_a_wrong_answer_is_asked_again(user: User) -> None:
     code, shown = user.answer(
         *("init", *user.flags),
-        answers=["Gold Path", "goldenpath", "", "12", "", "", "", "", "", ""],
+        answers=["Gold Path", "goldenpath", "", "12", "", "", "", "", "", "", "", ""],
         folder="mirroring",
     )
     assert code == 0, shown
@@ -370,7 +391,7 @@ def test_a_wrong_answer_is_asked_again(user: User) -> None:
 
 def test_an_interrupt_writes_nothing(user: User) -> None:
     code, shown = user.answer(
-        "init", answers=["goldenpath", "../../platform.git"], folder="mirroring", stop=True
+        "init", answers=["goldenpath", "../platform.git"], folder="mirroring", stop=True
     )
     assert code == 1, shown
     assert shown.rstrip().endswith("Stopped."), shown
@@ -418,8 +439,8 @@ def test_each_thing_that_lets_us_not_in_is_told_with_the_way_out(user: User) -> 
         assert "deploy/iam/" in done.stdout
         assert "refuses us with 401" in done.stdout
         assert "Put a valid token into the environment variable BACKSTAGE_TOKEN" in done.stdout
-        assert "Next: ecr-catalog plan -m goldenpath" in done.stdout
-        assert "ecr-catalog init --check goldenpath" in done.stderr
+        assert "Fix what is marked above, then: ecr-catalog init --check" in done.stdout
+        assert "Next:" not in done.stdout
 
         user.fake.clear()
         user.platform.commit({PATH: GOVERNANCE})
@@ -463,7 +484,7 @@ def test_a_git_target_that_takes_no_push_is_told(user: User) -> None:
 
 def test_a_file_target_below_a_file_is_told(user: User) -> None:
     (user.home / "mirroring" / "out").touch()
-    flags = ["--publish", "file", "--publish-path", "../out/ecr-registry.yaml"]
+    flags = ["--publish", "file", "--publish-path", "out/ecr-registry.yaml"]
     done = user.run("init", "goldenpath", *user.flags, *flags, "--yes")
     assert done.returncode == 2
     assert not granted(done)["target"]
