@@ -2,11 +2,15 @@
 
     .venv/bin/python -m benchmarks.soak                        # 15 minutes
     .venv/bin/python -m benchmarks.soak --minutes 60 --seed 7 --keep /tmp/soak
+    .venv/bin/python -m benchmarks.soak --hostile              # as root, with Debian's faketime
 
 Real daemon, code server, git and Backstage, a fake AWS that speaks the protocol. Gusts, in which
 servers are killed and sources fail, take turns with lulls, in which people go on changing things
 and nothing may be late. Fails when a repository was removed wrongly, a ghost was served for longer
 than the SLO while nothing disturbed, a hold was lost, or parity did not come back within one tick.
+
+A hostile soak adds a clock that jumps back and forth, a git configuration that gets in the way of
+all it can, targets that vanish, and a DAGSTER_HOME that fills up.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -32,7 +36,7 @@ import dagster as dg
 
 from benchmarks.soak_model import SLO_SECONDS, Governed, SoakModel, rank
 from benchmarks.soak_storm import TICK_SECONDS, Storm, Tally
-from benchmarks.soak_world import MIRROR, SoakWorld, soak_world
+from benchmarks.soak_world import MIRROR, SoakWorld, lacking_for_hostile, soak_world
 
 REPOSITORIES: Final = 70
 POLL_SECONDS: Final = 1.0
@@ -132,6 +136,7 @@ class _Poller(threading.Thread):
         self._model = model
         self._stopped = threading.Event()
         self.entity: dict[str, Any] | None = None
+        self.commits_seen: dict[str, float] = {}
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -140,6 +145,8 @@ class _Poller(threading.Thread):
             while not self._stopped.wait(POLL_SECONDS):
                 at = time.time()
                 if (now := self._world.tip()) != tip:
+                    for commit in self._world.commits_since(tip, now):
+                        self.commits_seen.setdefault(commit, at)
                     tip, live = now, self._world.published(now)
                 self._model.published(live, at)
                 with suppress(OSError, ValueError):
@@ -154,7 +161,7 @@ class _Poller(threading.Thread):
         self.join()
 
 
-def soak(minutes: float, seed: int, folder: Path) -> Report:
+def soak(minutes: float, seed: int, folder: Path, *, hostile: bool = False) -> Report:
     """Run a soak in an empty folder."""
     model = SoakModel()
     report = Report(model, seed, minutes)
@@ -166,7 +173,7 @@ def soak(minutes: float, seed: int, folder: Path) -> Report:
         for number in range(REPOSITORIES)
     }
     try:
-        with soak_world(folder, entries) as world:
+        with soak_world(folder, entries, hostile=hostile) as world:
             # They were there before the first read of any run, so nothing excuses removing them.
             model.governed(entries, began=0, ended=0)
             model.in_ecr(entries, present=True, began=0, ended=0)
@@ -201,7 +208,11 @@ def _collect(report: Report, world: SoakWorld, poller: _Poller) -> None:
     """Judge all commits, and count what Dagster and the alert receiver have of it."""
     if poller.error is not None:
         report.tally.troubles.append(f"the poller failed: {poller.error!r}")
-    commits = world.commits()
+    # By this process's clock: that of the mirror may jump.
+    commits = [
+        replace(commit, at=poller.commits_seen.get(commit.sha, commit.at))
+        for commit in world.commits()
+    ]
     report.model.committed(commits, report.tally.approved)
     report.publications = sum(commit.by_mirror for commit in commits)
     report.alerts_begun = world.receiver.begun
@@ -281,11 +292,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and repositories")
+    parser.add_argument("--hostile", action="store_true", help="clock, git, disk, targets as well")
     arguments = parser.parse_args()
+    if arguments.hostile and (problem := lacking_for_hostile()):
+        sys.exit(problem)
     print(f"seed {arguments.seed}", file=sys.stderr, flush=True)
     limit = arguments.minutes * 60 + EXTRA_SECONDS
     with _folder(arguments.keep) as folder, _at_most(limit):
-        report = soak(arguments.minutes, arguments.seed, folder)
+        report = soak(arguments.minutes, arguments.seed, folder, hostile=arguments.hostile)
     sys.exit(tell(report))
 
 

@@ -105,6 +105,7 @@ class SoakModel:
         self._gone_since: dict[str, float] = {}
         self._served_since: dict[str, float] = {}
         self._told: set[str] = set()
+        self._last_published: frozenset[str] = frozenset()
         self._open: dict[str, Measured] = {}
         self._disturbances = _Disturbances()
 
@@ -178,10 +179,17 @@ class SoakModel:
     # What is seen
 
     def published(self, live: Collection[str] | None, at: float) -> bool:
-        """Take what is published now; say whether the way to the truth has to be held."""
+        """Take what is published now; say whether the way to the truth has to be held.
+
+        Args:
+            live: None when the target holds no entity; the last known one counts on.
+        """
         with self._lock:
-            removed = set(live or ()) - self.live()
-            pending = beyond_guard(len(removed), len(live or ()))
+            if live is not None:
+                self._last_published = frozenset(live)
+            listed = self._last_published
+            removed = listed - self.live()
+            pending = beyond_guard(len(removed), len(listed))
             if pending and HOLD not in self._disturbances.under_way:
                 self.holds += 1
                 self.disturbed(HOLD, at)
@@ -216,7 +224,8 @@ class SoakModel:
         with self._lock:
             before: frozenset[str] = frozenset()
             for commit in commits:
-                after = commit.live if commit.live is not None else frozenset()
+                # An entity that somebody removed is what the next one is judged against.
+                after = commit.live if commit.live is not None else before
                 if commit.by_mirror:
                     self._judge(commit, before, before - after, approved)
                 before = after

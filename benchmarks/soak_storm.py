@@ -139,6 +139,7 @@ class Storm:
                 self._tamper,
                 self._push_beside,
                 self._forget_clones,
+                *([self._jump, self._vanish, self._fill_home] if world.clock else []),
             ],
         )
 
@@ -489,7 +490,7 @@ class Storm:
         way = self._choose.choice(["owner", "lost", "invented"])
         number = next(self._numbers)
 
-        def change(before: bytes) -> dict[str, bytes]:
+        def change(before: bytes) -> dict[str, bytes | None]:
             lines = before.split(b"\n")
             first = lines.index(b"  repositories:") + 1
             if way == "owner":
@@ -506,9 +507,42 @@ class Storm:
 
     def _forget_clones(self) -> None:
         """The cache of clones is deleted, its locks included."""
-        shutil.rmtree(self._world.folder / "cache", ignore_errors=True)
+        shutil.rmtree(self._world.home / "cache", ignore_errors=True)
         self._tally.faults["clones deleted"] += 1
         self._say("the cache is deleted")
+
+    # What fails in a hostile soak
+
+    def _jump(self) -> None:
+        """The clock jumps, and stays there."""
+        if "clock" in self._model.disturbances():
+            return
+        offset = self._choose.choice([-3_600, -300, -60, 0, 30, 90])
+        self._disturb("clock", 10, lambda: self._model.undisturbed("clock", time.time()))
+        self._world.set_clock(offset)
+        self._tally.faults["clock jumped"] += 1
+        self._say(f"the clock jumps: {offset:+} s")
+
+    def _vanish(self) -> None:
+        """A person's commit that removes our file."""
+        if self._world.push_to_catalog(lambda _: {ENTITY_PATH: None}, "Remove the entity"):
+            self._tally.faults["target vanished"] += 1
+            self._say("a person removed the entity's file")
+
+    def _fill_home(self) -> None:
+        if "full disk" in self._model.disturbances():
+            return
+        self._disturb("full disk", self._choose.uniform(10, 30), self._empty_home)
+        with suppress(OSError), (self._world.home / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"\0" * 65_536)
+        self._tally.faults["DAGSTER_HOME full"] += 1
+        self._say("DAGSTER_HOME is full")
+
+    def _empty_home(self) -> None:
+        (self._world.home / "filler").unlink()
+        self._model.undisturbed("full disk", time.time())
+        self._say("DAGSTER_HOME has room again")
 
     # What is held
 
@@ -575,7 +609,7 @@ class Storm:
         return bool(
             record
             and record.status is AssetCheckExecutionRecordStatus.FAILED
-            and record.create_timestamp > since
+            and record.create_timestamp > since + self._world.clock_offset
         )
 
     def _approve(self) -> None:

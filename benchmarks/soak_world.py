@@ -43,6 +43,32 @@ GOVERNANCE_PATH: Final = "contracts/ecr-catalog.yaml"
 TOKEN: Final = "a-token-of-the-soak"
 COMMAND_SECONDS: Final = 90
 UP_SECONDS: Final = 90
+HOME_SIZE: Final = "size=400m"
+HOSTILE_GIT: Final = """\
+[safe]
+	bareRepository = explicit
+[log]
+	showSignature = true
+[color]
+	ui = always
+[core]
+	pager = false
+	quotePath = false
+	fsmonitor = true
+[fetch]
+	prune = true
+	recurseSubmodules = on-demand
+	writeCommitGraph = true
+[push]
+	followTags = true
+	gpgSign = if-asked
+[commit]
+	gpgSign = true
+[gc]
+	auto = 1
+[transfer]
+	fsckObjects = true
+"""
 _NOT_INHERITED: Final = ("AWS_", "DAGSTER_", "ECR_CATALOG_", "GIT_", "BACKSTAGE_")
 
 
@@ -164,8 +190,20 @@ class SoakWorld:
     environment: dict[str, str]
     backstage_port: int
     instance: dg.DagsterInstance
+    home: Path
+    clock: Path | None = None
     services: dict[str, Service] = field(default_factory=dict)
     pushed_by_people: set[str] = field(default_factory=set)
+
+    @property
+    def clock_offset(self) -> int:
+        """How many seconds the clock of the mirror is ahead; negative when it is behind."""
+        return int(self.clock.read_text()) if self.clock else 0
+
+    def set_clock(self, offset: int) -> None:
+        """Let the clock of the mirror's processes jump; they see it within a second."""
+        assert self.clock is not None
+        self.clock.write_text(f"{offset:+}\n")
 
     # What people do
 
@@ -188,14 +226,19 @@ class SoakWorld:
             repository.commit({GOVERNANCE_PATH: text}, at=now, message=message)
         repository.git("push", "--quiet", "origin", "main")
 
-    def push_to_catalog(self, change: Callable[[bytes], dict[str, bytes]], message: str) -> bool:
+    def push_to_catalog(
+        self, change: Callable[[bytes], dict[str, bytes | None]], message: str
+    ) -> bool:
         """Push as a person to the catalog branch; False when the mirror was always faster.
 
         Args:
-            change: from the entity file as it is now to the paths that the commit changes.
+            change: from the entity file as it is now to the paths that the commit changes; None
+                removes one. Not called while there is no entity file.
         """
         for _ in range(3):
             self.human.git("fetch", "--quiet", "origin", f"+{BRANCH}:{BRANCH}")
+            if not self.human.git("ls-tree", BRANCH, "--", ENTITY_PATH):
+                return False
             before = self.human.bytes_of("cat-file", "blob", f"{BRANCH}:{ENTITY_PATH}")
             commit = self.human.commit(
                 dict(change(before)), branch=BRANCH, at=datetime.now(UTC), message=message
@@ -256,6 +299,11 @@ class SoakWorld:
         entity = yaml.load(content, Loader=yaml.CSafeLoader)
         return frozenset(line["name"] for line in entity["spec"]["repositories"])
 
+    def commits_since(self, before: str, now: str) -> list[str]:
+        """The commits after one, or all of them, up to another, in no order."""
+        since = (f"^{before}",) if before else ()
+        return self.catalog.git("rev-list", "--first-parent", now, *since).split()
+
     def commits(self) -> list[Commit]:
         """All commits of the catalog branch, oldest first."""
         trailer = "%(trailers:key=Plan-Hash,valueonly,separator=%x20)"
@@ -278,8 +326,55 @@ class SoakWorld:
         return found
 
 
+def lacking_for_hostile() -> str:
+    """What a hostile soak needs and does not find here; empty when all is there."""
+    if os.geteuid() != 0:
+        return "A hostile soak mounts a small disk for DAGSTER_HOME: run it as root."
+    if _libfaketime() is None:
+        return "A hostile soak needs libfaketime: apt-get install faketime."
+    return ""
+
+
+def _libfaketime() -> Path | None:
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
 @contextmanager
-def soak_world(folder: Path, entries: Mapping[str, Governed]) -> Iterator[SoakWorld]:
+def _small_disk(home: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", HOME_SIZE, "none", home], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", home], check=True)
+
+
+def _hostility(folder: Path) -> dict[str, str]:
+    """The environment of a mirror whose clock jumps and whose user has an odd git configuration."""
+    library = _libfaketime()
+    assert library is not None
+    hooks = folder / "hostile-template" / "hooks"
+    hooks.mkdir(parents=True)
+    for name in ("pre-push", "reference-transaction", "post-checkout", "pre-auto-gc"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    configuration = folder / "hostile-gitconfig"
+    configuration.write_text(HOSTILE_GIT)
+    (folder / "clock").write_text("+0\n")
+    return {
+        "GIT_CONFIG_GLOBAL": str(configuration),
+        "GIT_TEMPLATE_DIR": str(hooks.parent),
+        "GIT_DEFAULT_HASH": "sha256",
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+@contextmanager
+def soak_world(
+    folder: Path, entries: Mapping[str, Governed], *, hostile: bool = False
+) -> Iterator[SoakWorld]:
     """Make a world in an empty folder, all servers running, everything governed and present.
 
     Raises:
@@ -288,9 +383,13 @@ def soak_world(folder: Path, entries: Mapping[str, Governed]) -> Iterator[SoakWo
     with ExitStack() as stack:
         aws = stack.enter_context(FakeAws())
         receiver = stack.enter_context(_receiver())
-        shutil.copy2(ROOT / "dagster.yaml", folder / "dagster.yaml")
-        instance = stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
-        world = _make(folder, aws, receiver, instance)
+        home = folder / "home"
+        home.mkdir()
+        if hostile:
+            stack.enter_context(_small_disk(home))
+        shutil.copy2(ROOT / "dagster.yaml", home / "dagster.yaml")
+        instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        world = _make(folder, aws, receiver, instance, hostile=hostile)
         for name in entries:
             aws.create(name)
         world.govern(entries, "Govern our repositories")
@@ -334,7 +433,12 @@ def governance_file(entries: Mapping[str, Governed], remark: str) -> str:
 
 
 def _make(
-    folder: Path, aws: FakeAws, receiver: Receiver, instance: dg.DagsterInstance
+    folder: Path,
+    aws: FakeAws,
+    receiver: Receiver,
+    instance: dg.DagsterInstance,
+    *,
+    hostile: bool,
 ) -> SoakWorld:
     remote = Repository.create(folder / "governance.git", bare=True)
     governance = Repository.create(folder / "governance")
@@ -360,12 +464,15 @@ def _make(
         | {
             "AWS_EC2_METADATA_DISABLED": "true",
             "BACKSTAGE_TOKEN": TOKEN,
-            "DAGSTER_HOME": str(folder),
+            "DAGSTER_HOME": str(folder / "home"),
             "ECR_CATALOG_ALERT_URLS": f"json://127.0.0.1:{receiver.port}/alerts",
             "ECR_CATALOG_MIRRORS": str(folder / "mirrors"),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "PYTHONPATH": str(ROOT),
-        },
+        }
+        | (_hostility(folder) if hostile else {}),
+        home=folder / "home",
+        clock=folder / "clock" if hostile else None,
         backstage_port=backstage_port,
         instance=instance,
     )
@@ -427,7 +534,7 @@ def _add_services(world: SoakWorld, workspace: Path, code_port: int) -> None:
             "backstage",
             ["node", "index.js", "--config", "app-config.yaml"],
             cwd=ROOT / "backstage",
-            environment=environment
+            environment={key: value for key, value in environment.items() if key != "LD_PRELOAD"}
             | {
                 "BACKSTAGE_PORT": str(world.backstage_port),
                 "ECR_CATALOG_ENTITY_FILE": str(world.catalog.folder / ENTITY_PATH),
