@@ -123,6 +123,7 @@ class GitClone:
         self._trusted = cache / f"{key}.gitconfig"
         self._lock = FileLock(str(cache / f"{key}.lock"), timeout=GIVE_UP_AFTER)
         self._configuration: Configuration = ()
+        self._is_new = False
 
     @property
     def repository(self) -> str:
@@ -172,9 +173,12 @@ class GitClone:
             ShallowSource: the repository has no whole history.
             GitFailed: the repository did not answer, or not in time.
         """
+        # Right after the first clone there is nothing else to fetch.
+        is_new = self._is_new
         self._refuse_shallow_source()
         try:
-            self._fetch()
+            if not is_new:
+                self._fetch()
         except GitFailed as error:
             if _NO_BRANCH in str(error):
                 raise BranchMissing(f"there is no branch {self.branch}") from None
@@ -233,6 +237,7 @@ class GitClone:
             for left in self._folder.glob(pattern):
                 if not left.is_dir():
                     left.unlink(missing_ok=True)
+        self._is_new = False
         if not all((self._folder / name).exists() for name in ("HEAD", "config")):
             self._make()
 
@@ -260,12 +265,13 @@ class GitClone:
         self._refuse_shallow_source()
         server = self._server()
         try:
-            self._finish(self._start(server), GIVE_UP_AFTER)
+            has_branch = self._finish(self._start(server), GIVE_UP_AFTER)
         except GitFailed as error:
             if not server.filters or not _NO_FILTER.search(str(error)):
                 raise
             unfiltered = _Server(server.object_format, filters=False)
-            self._finish(self._start(unfiltered), GIVE_UP_AFTER)
+            has_branch = self._finish(self._start(unfiltered), GIVE_UP_AFTER)
+        self._is_new = has_branch
 
     def _server(self) -> _Server:
         """Ask the server what git does not print: it stands in the trace of the exchange."""
@@ -299,7 +305,8 @@ class GitClone:
         first.start(arguments, self._environment({}))
         return first
 
-    def _finish(self, first: FirstClone, seconds: float) -> None:
+    def _finish(self, first: FirstClone, seconds: float) -> bool:
+        """Wait for a first clone and put it in its place; say whether it has the branch."""
         status = first.wait(seconds)
         if status is None:
             raise CloneUnderWay(first.progress())
@@ -309,6 +316,7 @@ class GitClone:
             first.remove()
             raise GitFailed(failure)
         first.move_to(self._folder)
+        return not failure
 
     def _tidy(self) -> None:
         """Let git pack what it says is too much, without ever failing or holding up a run."""
@@ -381,6 +389,7 @@ class GitClone:
         given: bytes | None = None,
         seconds: float | None = None,
     ) -> bytes:
+        self._is_new = False
         return run_git(
             arguments,
             self._environment(environment),

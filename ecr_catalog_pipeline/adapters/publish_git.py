@@ -175,12 +175,16 @@ class GitPublisher:
         """Give the branch's tip after a push that failed, and whether the push was taken.
 
         Raises:
-            TargetUnavailable: it cannot be read; then nothing is known of what is published.
+            TargetUnavailable: the push got no answer and the branch cannot be read, so nothing is
+                known of what is published.
+            GitFailed: the push was refused, and the branch cannot be read.
         """
         try:
             tip = self._fetch()
             return tip, self._taken(commit, entity, tip)
         except GitFailed as error:
+            if not _UNANSWERED.search(refusal):
+                raise
             raise TargetUnavailable(
                 f"{self.where}: whether the commit was taken is not known: {refusal}; reading it "
                 f"back failed, too: {error}",
