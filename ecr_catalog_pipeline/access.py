@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from ecr_catalog_pipeline import mirroring, wiring
-from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone
+from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
 from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
 
@@ -97,7 +98,8 @@ def _check_push(target: GitTarget, cache: Path) -> None:
     except GitFailed as error:
         raise TargetRefused(
             f"{clone.repository} can be read, and takes no push: {error}",
-            remediation="Give git's credential helper, GIT_ASKPASS or the SSH agent a key or "
+            remediation=error.remediation
+            or "Give git's credential helper, GIT_ASKPASS or the SSH agent a key or "
             "token that may write there.",
         ) from None
 

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit, urlunsplit
 import boto3
 import click
 from botocore.exceptions import BotoCoreError
-from git import Git
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ecr_catalog_pipeline.access import Access, check_access
 from ecr_catalog_pipeline.adapters.files import replace_file
+from ecr_catalog_pipeline.adapters.git_command import GitUnusable, find_git, git_python
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.settings import (
     FileTarget,
@@ -342,9 +342,15 @@ def _of_git() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    """Give what git prints; nothing when it fails."""
-    _, output, _ = Git().execute(
-        ["git", "-c", "core.quotePath=false", *arguments],
+    """Give what git prints; nothing when it fails, or is not there."""
+    # Paths as they are, and nothing that the user's configuration would run.
+    settings = ("core.quotePath=false", "core.fsmonitor=false", f"core.hooksPath={os.devnull}")
+    try:
+        git = find_git(os.environ)
+    except GitUnusable:
+        return ""
+    _, output, _ = git_python()().execute(
+        [git, *(word for setting in settings for word in ("-c", setting)), *arguments],
         with_extended_output=True,
         with_exceptions=False,
         kill_after_timeout=GIT_SECONDS,

@@ -7,7 +7,6 @@ branch holds that blob.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ecr_catalog_pipeline.adapters.files import replace_file
-from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone
+from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.core.entity import TYPE
 from ecr_catalog_pipeline.core.sprawl import (
     CATALOG_SUFFIXES,
@@ -97,7 +97,8 @@ class CatalogRepo:
         except GitFailed as error:
             raise CatalogUnavailable(
                 f"{self._clone.repository} cannot be read: {error}",
-                remediation="Check that sprawl.repository exists, that the network reaches it, "
+                remediation=error.remediation
+                or "Check that sprawl.repository exists, that the network reaches it, "
                 "and that git's credential helper or SSH agent may read it.",
             ) from None
         found = [
@@ -192,17 +193,7 @@ class _BatchClone(GitClone):
 
     def contents(self, blobs: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Give the bytes of blobs, in their order."""
-        with tempfile.TemporaryFile() as wanted:
-            wanted.write("\n".join([*blobs, ""]).encode())
-            wanted.seek(0)
-            answer: bytes = self._execute(
-                ("cat-file", "--batch"),
-                self._folder,
-                {},
-                istream=wanted,
-                stdout_as_string=False,
-                strip_newline_in_stdout=False,
-            )
+        answer = self.output("cat-file", "--batch", given="\n".join([*blobs, ""]).encode())
         start = 0
         for blob in blobs:
             head_end = answer.index(b"\n", start)

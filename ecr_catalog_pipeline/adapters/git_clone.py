@@ -1,8 +1,9 @@
 """A cached bare clone of one branch, shared by what reads from git and what writes to it.
 
 Holds the branch's whole history, blobs only as they are needed where the server can filter. Locked
-while used, so that processes may share it. Credentials come from git's own environment, helpers and
-agents; no URL with a password gets here, and none leaves in an error.
+while used, so that processes may share it. Using it writes no configuration. Credentials come from
+git's own environment, helpers and agents; no URL with a password gets here, and none leaves in an
+error.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
-from git import Git
-from git.exc import GitCommandError, GitCommandNotFound
 
-from ecr_catalog_pipeline.core.text import clean_text
+from ecr_catalog_pipeline.adapters.first_clone import FirstClone
+from ecr_catalog_pipeline.adapters.git_command import (
+    CREDENTIALS,
+    Configuration,
+    GitFailed,
+    GitUnusable,
+    configuration_text,
+    git_environment,
+    run_git,
+    users_configuration,
+)
 
 GIVE_UP_AFTER: Final = 40
-"""Seconds that one git command may take."""
+"""Seconds that one git command may take, and that a run waits for a first clone it started."""
+
+JOIN_SECONDS: Final = 3
+"""Seconds that a run waits for a first clone that another one started."""
 
 TIDY_SECONDS: Final = 20
 """Seconds that `git gc` may take."""
@@ -33,39 +44,31 @@ TIDY_SECONDS: Final = 20
 TIDY_AGAIN_AFTER: Final = 24 * 3_600
 """Seconds without another `git gc` after one that failed or took too long."""
 
-# What a surrounding git, such as a hook's, says of its own repository. GitPython can only add to
-# the environment, so `env` takes these out.
-_OF_ANOTHER_REPOSITORY: Final = (
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_DIR",
-    "GIT_GRAFT_FILE",
-    "GIT_INDEX_FILE",
-    "GIT_NAMESPACE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_PREFIX",
-    "GIT_QUARANTINE_PATH",
-    "GIT_REPLACE_REF_BASE",
-    "GIT_SHALLOW_FILE",
-    "GIT_WORK_TREE",
-)
-_WORDS_SHOWN: Final = 6
-MAX_WORDS: Final = 2_000
-_DENIAL: Final = re.compile(r"Authentication failed|returned error: 4\d\d|HTTP 4\d\d")
-_GENERALITIES: Final = frozenset({"fatal: Could not read from remote repository."})
-# What git says of a clone that lost something, as after a power failure. A cache is made again.
+# What git says of a clone that lost something, as after a power failure, or that its server no
+# longer serves in that form. A cache is made again.
 _DAMAGED: Final = re.compile(
     r"object file \S+ is empty|object \S+ .*is corrupt|bad (tree |config |object )|bad signature"
     r"|not a git repository|not in a git directory"
     r"|unable to read (tree|sha1 file|\w{40})|could not (parse|read) \w{40}"
     r"|missing necessary objects|invalid object|reference broken|packfile \S+ (cannot|is)"
     r"|inflate: |did not send all necessary objects|[Cc]ould not get object info"
+    r"|mismatched algorithms|does not support this repository's hash algorithm"
+    r"|does not allow request for unadvertised object|'origin' does not appear to be"
 )
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+@")
-
-
-class GitFailed(Exception):
-    """A git command failed; the message is git's own, without credentials."""
+_NO_BRANCH: Final = "couldn't find remote ref"
+# A server that offers to filter, and then does not.
+_NO_FILTER: Final = re.compile(r"filter '?\S+'? not supported|unsupported filter|invalid filter")
+# What killed gits leave: locks, and halves of objects and packs. No branch is named like a lock.
+_LEFT: Final = (
+    "*.lock",
+    "refs/**/*.lock",
+    "logs/**/*.lock",
+    "objects/info/**/*.lock",
+    "objects/pack/*.lock",
+    "objects/pack/tmp_*",
+    "objects/pack/.tmp-*",
+    "objects/??/tmp_obj_*",
+)
 
 
 class BranchMissing(GitFailed):
@@ -74,6 +77,17 @@ class BranchMissing(GitFailed):
 
 class ShallowSource(GitFailed):
     """The repository is a shallow clone: no commit in it can be trusted to be the last one."""
+
+
+class CloneUnderWay(GitFailed):
+    """The first clone takes longer than a run waits; it goes on, and a later run uses it."""
+
+    def __init__(self, progress: str) -> None:
+        super().__init__(
+            f"the first clone is under way: {progress}; the next run continues",
+            remediation="Nothing has to be done: the clone goes on in the background, and the "
+            "first run after its end uses it. docs/operating.md says how to copy one there.",
+        )
 
 
 @dataclass(frozen=True)
@@ -89,20 +103,32 @@ class TreeEntry:
         return self.mode in {"100644", "100755"}
 
 
+@dataclass(frozen=True)
+class _Server:
+    """What a server says before a clone is made: git's object format, and whether it can filter."""
+
+    object_format: str
+    filters: bool
+
+
 class GitClone:
     """A bare clone of one branch in a cache folder; nothing is done before it is used."""
 
     def __init__(self, repository: str, branch: str, cache: Path) -> None:
         self._url = repository
         self.branch = branch
+        cache = cache.absolute()
         key = hashlib.sha256(f"{repository}\n{branch}".encode()).hexdigest()[:16]
         self._folder = cache / f"{key}.git"
+        self._trusted = cache / f"{key}.gitconfig"
         self._lock = FileLock(str(cache / f"{key}.lock"), timeout=GIVE_UP_AFTER)
+        self._configuration: Configuration = ()
+        self._is_new = False
 
     @property
     def repository(self) -> str:
         """The repository in words, without a user name, which may be a token."""
-        return _CREDENTIALS.sub("", self._url)
+        return CREDENTIALS.sub("", self._url)
 
     @property
     def ref(self) -> str:
@@ -116,7 +142,8 @@ class GitClone:
         A clone that turns out to be damaged is removed, so that the next use makes it anew.
 
         Raises:
-            GitFailed: another process has held it for too long.
+            CloneUnderWay: it is not made yet.
+            GitFailed: another process has held it for too long, or it cannot be made.
         """
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +151,8 @@ class GitClone:
                 try:
                     self._make_ready()
                     yield
+                except GitUnusable:
+                    raise
                 except GitFailed as error:
                     if _DAMAGED.search(str(error)):
                         shutil.rmtree(self._folder, ignore_errors=True)
@@ -144,28 +173,34 @@ class GitClone:
             ShallowSource: the repository has no whole history.
             GitFailed: the repository did not answer, or not in time.
         """
+        # Right after the first clone there is nothing else to fetch.
+        is_new = self._is_new
         self._refuse_shallow_source()
         try:
-            self._fetch()
+            if not is_new:
+                self._fetch()
         except GitFailed as error:
-            if "couldn't find remote ref" in str(error):
+            if _NO_BRANCH in str(error):
                 raise BranchMissing(f"there is no branch {self.branch}") from None
             raise
-        if self.run("rev-parse", "--is-shallow-repository") == "true":
+        if (self._folder / "shallow").exists():
             raise ShallowSource(f"{self.repository} is a shallow clone")
         return self.tip()
 
     def _fetch(self, *, again: bool = True) -> None:
-        fetched = f"+{self.ref}:{self.ref}"
-        # `_tidy` collects garbage, in a time of its own.
-        how = ("--quiet", "--no-tags", "--no-auto-gc", "--filter=blob:none")
         try:
-            self.run("fetch", *how, "origin", fetched)
+            self.run(*self._fetching("--quiet"))
         except GitFailed as error:
             # The fetch of a process that was killed may outlive it, and move the branch just now.
             if not again or "cannot lock ref" not in str(error):
                 raise
             self._fetch(again=False)
+
+    def _fetching(self, how: str) -> tuple[str, ...]:
+        """The fetch of our branch; the clone's configuration says whether it leaves out blobs."""
+        # `_tidy` collects garbage, in a time of its own.
+        ours = ("--no-tags", "--no-auto-gc", "--no-write-fetch-head", "--recurse-submodules=no")
+        return ("fetch", how, *ours, "origin", f"+{self.ref}:{self.ref}")
 
     def tip(self) -> str:
         """The commit that the branch stood at when it was last fetched or pushed."""
@@ -192,65 +227,132 @@ class GitClone:
 
     def content(self, blob: str) -> bytes:
         """The bytes of a blob."""
-        content: bytes = self._execute(
-            ("cat-file", "blob", blob),
-            self._folder,
-            {},
-            stdout_as_string=False,
-            strip_newline_in_stdout=False,
-        )
-        return content
+        return self.output("cat-file", "blob", blob)
 
     def _make_ready(self) -> None:
-        """Make the clone, and clear what a git that was killed has left: locks and half objects."""
-        for left in self._folder.glob("**/*"):
-            if left.suffix == ".lock" or left.name.startswith(("tmp_", ".tmp-")):
-                left.unlink(missing_ok=True)
-        if not (self._folder / "HEAD").exists():
+        """Read the user's configuration, clear what killed gits have left, make a missing clone."""
+        self._configuration = users_configuration(self._url, self._folder, GIVE_UP_AFTER)
+        self._write_trusted()
+        for pattern in _LEFT:
+            for left in self._folder.glob(pattern):
+                if not left.is_dir():
+                    left.unlink(missing_ok=True)
+        self._is_new = False
+        if not all((self._folder / name).exists() for name in ("HEAD", "config")):
             self._make()
-        self.run("config", "remote.origin.url", self._url)
+
+    def _write_trusted(self) -> None:
+        """Keep `safe.directory` where a git that serves a folder of this machine reads it, too."""
+        text = configuration_text(
+            [each for each in self._configuration if each[0] == "safe.directory"]
+        )
+        if text and not (self._trusted.exists() and self._trusted.read_text() == text):
+            self._trusted.write_text(text, encoding="utf-8")
+        elif not text:
+            self._trusted.unlink(missing_ok=True)
 
     def _make(self) -> None:
-        """Make the clone beside its place and move it there, so that no half of one is met."""
-        half = self._folder.with_suffix(".new")
-        for left in (half, self._folder):
-            shutil.rmtree(left, ignore_errors=True)
-        self.run("init", "--quiet", "--bare", str(half), folder=half.parent)
-        self.run("config", "gc.autoDetach", "false", folder=half)
-        half.rename(self._folder)
+        """Make the clone beside its place and move it there, so that no half of one is met.
+
+        Raises:
+            CloneUnderWay: it takes longer than a run waits.
+            GitFailed: it could not be made.
+        """
+        first = FirstClone.under_way(self._folder)
+        if first is not None:
+            self._finish(first, JOIN_SECONDS)
+            return
+        self._refuse_shallow_source()
+        server = self._server()
+        try:
+            has_branch = self._finish(self._start(server), GIVE_UP_AFTER)
+        except GitFailed as error:
+            if not server.filters or not _NO_FILTER.search(str(error)):
+                raise
+            unfiltered = _Server(server.object_format, filters=False)
+            has_branch = self._finish(self._start(unfiltered), GIVE_UP_AFTER)
+        self._is_new = has_branch
+
+    def _server(self) -> _Server:
+        """Ask the server what git does not print: it stands in the trace of the exchange."""
+        trace = self._folder.with_suffix(".trace")
+        trace.unlink(missing_ok=True)
+        try:
+            self.run("ls-remote", self._url, self.ref, environment={"GIT_TRACE_PACKET": str(trace)})
+            said = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
+        finally:
+            trace.unlink(missing_ok=True)
+        # Without the second version of the protocol, few servers give single blobs afterwards.
+        gives_blobs = "ls-remote< version 2" in said or "allow-any-sha1-in-want" in said
+        return _Server(
+            object_format="sha256" if "object-format=sha256" in said else "sha1",
+            filters=gives_blobs and re.search(r"[ =]filter\b", said) is not None,
+        )
+
+    def _start(self, server: _Server) -> FirstClone:
+        first = FirstClone.beside(self._folder)
+        how = ("--quiet", "--bare", "--template=", f"--object-format={server.object_format}")
+        self._run(("init", *how, str(first.folder)), {})
+        configuration = [("remote.origin.url", self._url)]
+        if server.filters:
+            configuration += [
+                ("remote.origin.promisor", "true"),
+                ("remote.origin.partialclonefilter", "blob:none"),
+            ]
+        with (first.folder / "config").open("a", encoding="utf-8") as file:
+            file.write(configuration_text(configuration))
+        arguments = (f"--git-dir={first.folder}", *self._fetching("--progress"))
+        first.start(arguments, self._environment({}))
+        return first
+
+    def _finish(self, first: FirstClone, seconds: float) -> bool:
+        """Wait for a first clone and put it in its place; say whether it has the branch."""
+        status = first.wait(seconds)
+        if status is None:
+            raise CloneUnderWay(first.progress())
+        failure = first.failure(status) if status else ""
+        # A clone of a branch that is not there yet is a clone, too.
+        if failure and _NO_BRANCH not in failure:
+            first.remove()
+            raise GitFailed(failure)
+        first.move_to(self._folder)
+        return not failure
 
     def _tidy(self) -> None:
         """Let git pack what it says is too much, without ever failing or holding up a run."""
         failed = self._folder / "gc-failed"
-        if failed.exists() and time.time() - failed.stat().st_mtime < TIDY_AGAIN_AFTER:
-            return
-        try:
-            self._execute(("gc", "--auto", "--quiet"), self._folder, {}, TIDY_SECONDS)
-        except GitFailed:
-            failed.touch()
-        else:
-            failed.unlink(missing_ok=True)
+        with suppress(OSError):
+            if failed.exists() and time.time() - failed.stat().st_mtime < TIDY_AGAIN_AFTER:
+                return
+            try:
+                self.output("gc", "--auto", "--quiet", seconds=TIDY_SECONDS)
+            except GitFailed:
+                failed.touch()
+            else:
+                failed.unlink(missing_ok=True)
 
     def _refuse_shallow_source(self) -> None:
         # git's filtered fetch from a shallow repository on this host calls itself without an end.
         source = Path(self._url.removeprefix("file://"))
         if not source.is_dir():
             return
+        # A folder is never taken for a part of the repository around it.
+        around = {"GIT_CEILING_DIRECTORIES": str(source.absolute().parent)}
+        arguments = ("-C", str(source.absolute()), "rev-parse", "--is-shallow-repository")
         try:
-            answer = self.run("rev-parse", "--is-shallow-repository", folder=source)
+            answer = self._run(arguments, around)
         except GitFailed:
             return
-        if answer == "true":
+        if answer.strip() == b"true":
             raise ShallowSource(f"{self.repository} is a shallow clone")
 
     def run(
         self,
         *arguments: str,
-        folder: Path | None = None,
         environment: Mapping[str, str] = {},
         given: bytes | None = None,
     ) -> str:
-        """Run one git command in the clone and give what it prints.
+        """Run one git command in the clone and give what it prints, without the last line's end.
 
         Args:
             given: what the command reads.
@@ -258,70 +360,44 @@ class GitClone:
         Raises:
             GitFailed: with git's own words.
         """
-        with tempfile.TemporaryFile() if given is not None else nullcontext() as stream:
-            if stream is not None and given is not None:
-                stream.write(given)
-                stream.seek(0)
-            output: str = self._execute(
-                arguments, folder or self._folder, environment, istream=stream
-            )
-        return output
+        output = self.output(*arguments, environment=environment, given=given)
+        return output.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+    def output(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] = {},
+        given: bytes | None = None,
+        seconds: float | None = None,
+    ) -> bytes:
+        """Run one git command in the clone and give the bytes that it prints.
+
+        Raises:
+            GitFailed: with git's own words.
+        """
+        # Named, since a user may forbid git to find a bare repository by itself.
+        return self._run((f"--git-dir={self._folder}", *arguments), environment, given, seconds)
 
     def path(self, name: str) -> Path:
         """A file of one's own in the clone's folder."""
         return self._folder / name
 
-    def _execute(
+    def _run(
         self,
         arguments: tuple[str, ...],
-        folder: Path,
         environment: Mapping[str, str],
+        given: bytes | None = None,
         seconds: float | None = None,
-        **how: Any,
-    ) -> Any:
-        settings = {
-            "GIT_ALLOW_PROTOCOL": "file:https:ssh",
-            # A damaged clone is never taken for a part of the repository around it.
-            "GIT_CEILING_DIRECTORIES": str(folder.absolute().parent),
-            # A path of the settings is a path, never a pattern.
-            "GIT_LITERAL_PATHSPECS": "1",
-            "GIT_TERMINAL_PROMPT": "0",
-            "LC_ALL": "C",
-            **environment,
-        }
-        removed = [
-            word
-            for name in _OF_ANOTHER_REPOSITORY
-            if name not in environment
-            for word in ("-u", name)
-        ]
-        try:
-            return Git(str(folder)).execute(
-                ["env", *removed, "git", *arguments],
-                env=settings,
-                kill_after_timeout=GIVE_UP_AFTER if seconds is None else seconds,
-                **how,
-            )
-        except GitCommandNotFound:
-            raise GitFailed("git is not installed") from None
-        except GitCommandError as error:
-            raise GitFailed(_words(error)) from None
+    ) -> bytes:
+        self._is_new = False
+        return run_git(
+            arguments,
+            self._environment(environment),
+            folder=self._folder.parent,
+            seconds=GIVE_UP_AFTER if seconds is None else seconds,
+            given=given,
+        )
 
-
-def _words(error: GitCommandError) -> str:
-    """Git's last words, on one line, without what it may say of credentials."""
-    raw = error.stderr.strip().removeprefix("stderr: ").strip("' \n")
-    lines = [line.strip() for line in raw.splitlines() if line.strip()]
-    telling = [
-        line.removeprefix("fatal: ").rstrip(".")
-        for line in lines
-        if line.startswith(("fatal:", "error:", "remote:", "!")) and line not in _GENERALITIES
-    ]
-    if any(_DENIAL.search(line) for line in telling):
-        # Who refuses credentials may repeat them.
-        telling = [line for line in telling if not line.startswith("remote:")]
-    told = telling or lines
-    if len(told) > _WORDS_SHOWN:
-        told = [*told[: _WORDS_SHOWN // 2], "...", *told[-_WORDS_SHOWN // 2 :]]
-    text = "; ".join(told) or f"git ended with {error.status}"
-    return clean_text(_CREDENTIALS.sub("", text), MAX_WORDS)
+    def _environment(self, ours: Mapping[str, str]) -> dict[str, str]:
+        trusted = {"GIT_CONFIG_GLOBAL": str(self._trusted)} if self._trusted.exists() else {}
+        return git_environment(self._configuration, {**trusted, **ours})

@@ -10,14 +10,17 @@ from typing import Final
 from ecr_catalog_pipeline.adapters.git_clone import (
     BranchMissing,
     GitClone,
-    GitFailed,
     ShallowSource,
     TreeEntry,
 )
+from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
 from ecr_catalog_pipeline.core.governance import MAX_BYTES
 
 MAX_HISTORY: Final = 20
+
+_UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class GovernanceFile:
     Attributes:
         commit: the branch's tip that was read.
         source_sha: the last first-parent commit that touched the file.
-        committed_at: that commit's committer time, UTC.
+        committed_at: that commit's committer time, UTC; 1970 when it says none that can be.
     """
 
     content: bytes
@@ -69,7 +72,7 @@ class GovernanceRepo:
                     blob=entry.sha,
                     commit=tip,
                     source_sha=source_sha,
-                    committed_at=datetime.fromtimestamp(int(committed), UTC),
+                    committed_at=_moment(committed),
                 )
         except ShallowSource:
             raise GovernanceUnavailable(
@@ -86,7 +89,8 @@ class GovernanceRepo:
         except GitFailed as error:
             raise GovernanceUnavailable(
                 f"{clone.repository} cannot be read: {error}",
-                remediation="Check that governance.repository exists, that the network reaches "
+                remediation=error.remediation
+                or "Check that governance.repository exists, that the network reaches "
                 "it, and that git's credential helper or SSH agent may read it.",
             ) from None
 
@@ -111,7 +115,7 @@ class GovernanceRepo:
                 start = f"{since} {clone.run('log', '-1', '--format=%ct', since)}"
                 commits = [line.split(" ") for line in [start, *logged.split("\n")] if line]
                 return [
-                    (datetime.fromtimestamp(int(committed), UTC), self._content(entry))
+                    (_moment(committed), self._content(entry))
                     for sha, committed in commits[-MAX_HISTORY:]
                     if (entry := clone.entry(sha, self._path)) and entry.is_regular_file
                 ]
@@ -151,3 +155,12 @@ class GovernanceRepo:
                 column=1,
             )
         return self._clone.content(entry.sha)
+
+
+def _moment(seconds: str) -> datetime:
+    """Read a committer time; a commit may say one that no date can hold, or none."""
+    try:
+        moment = int(seconds)
+    except ValueError:
+        return _UNKNOWN
+    return datetime.fromtimestamp(moment, UTC) if 0 <= moment < _LATEST else _UNKNOWN

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, GitFailed, TreeEntry
+from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, TreeEntry
+from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.adapters.publisher import (
     Beside,
     BesidePublished,
@@ -25,8 +26,14 @@ from ecr_catalog_pipeline.core.errors import (
 from ecr_catalog_pipeline.core.health import Placement
 
 TRIES: Final = 3
-# A server that would take the commit and cannot, or a connection that broke.
-_TROUBLE: Final = re.compile(r"unpack|No space left|hung up|timed out|Timeout|[Cc]onnection")
+# A connection that broke, or a server that did not answer in time: it may have taken the commit,
+# or take it yet.
+_UNANSWERED: Final = re.compile(
+    r"hung up|timed out|Timeout|[Cc]onnection|did not end in|RPC failed|early EOF"
+    r"|unexpected disconnect|returned error: 5\d\d|git ended with"
+)
+# A server that would take the commit and cannot.
+_TROUBLE: Final = re.compile(r"unpack|No space left")
 MAX_BESIDE: Final = 5_000_000
 """How many bytes a second file may have."""
 
@@ -103,12 +110,14 @@ class GitPublisher:
             provenance.fence()
             refusal = self._push(commit, tip)
             if refusal is None:
-                self._clone.run("update-ref", self._clone.ref, commit)
+                # It is published, whatever becomes of the clone; a later fetch says the same.
+                with suppress(GitFailed):
+                    self._clone.run("update-ref", self._clone.ref, commit)
                 break
-            now = self._fetch()
+            now, taken = self._read_back(commit, entity, refusal)
             if now == tip:
                 raise self._refused(where, list(files)[-1], refusal)
-            if self._taken(commit, entity, now):
+            if taken:
                 break
             tip = now
         else:
@@ -160,8 +169,37 @@ class GitPublisher:
                 problem=f"it cannot be read: {error}", remediation="The next run tries again."
             )
 
+    def _read_back(
+        self, commit: str, entity: _Entity | None, refusal: str
+    ) -> tuple[str | None, bool]:
+        """Give the branch's tip after a push that failed, and whether the push was taken.
+
+        Raises:
+            TargetUnavailable: the push got no answer and the branch cannot be read, so nothing is
+                known of what is published.
+            GitFailed: the push was refused, and the branch cannot be read.
+        """
+        try:
+            tip = self._fetch()
+            return tip, self._taken(commit, entity, tip)
+        except GitFailed as error:
+            if not _UNANSWERED.search(refusal):
+                raise
+            raise TargetUnavailable(
+                f"{self.where}: whether the commit was taken is not known: {refusal}; reading it "
+                f"back failed, too: {error}",
+                remediation="Check the git server and the network; the next run reads what is "
+                "published and goes on from there.",
+            ) from None
+
     def _refused(self, where: str, last: str, refusal: str) -> TargetRefused | TargetUnavailable:
-        """Say why a commit was not taken; of two files the last one is to blame."""
+        """Say why a commit is not there; of two files the last one is to blame."""
+        if _UNANSWERED.search(refusal):
+            return TargetUnavailable(
+                f"{where} did not answer the push, and does not hold the commit so far: {refusal}",
+                remediation="Check the git server and the network; the next run reads what is "
+                "published and goes on from there.",
+            )
         if _TROUBLE.search(refusal):
             return TargetUnavailable(
                 f"{where} could not take the commit: {refusal}",
@@ -277,7 +315,8 @@ class GitPublisher:
     def _unavailable(self, error: GitFailed) -> TargetUnavailable:
         return TargetUnavailable(
             f"{self.where} cannot be reached: {error}",
-            remediation="Check publish.repository, the network, git's credentials and the disk of "
+            remediation=error.remediation
+            or "Check publish.repository, the network, git's credentials and the disk of "
             "the cached clone; what is published stays as it is.",
         )
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import yaml
-from git import Git
-from git.exc import GitCommandError
 
 from ecr_catalog_pipeline.adapters.aws import client_config, is_emulator, new_session
+from ecr_catalog_pipeline.adapters.git_command import GitUnusable, find_git, git_python
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.core.governance import is_repository_name
 from ecr_catalog_pipeline.settings import GitTarget, Mirror
@@ -50,7 +49,10 @@ FIRST_REPOSITORIES: Final[Mapping[str, Mapping[str, object]]] = {
     "tmp-debug-jo": {},
     "shop/black-friday-2024": {},
 }
-_IDENTITY: Final = {
+# The demo's repositories are its own, on this host: they need none of the user's configuration.
+_ENVIRONMENT: Final = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_AUTHOR_NAME": "Demo",
     "GIT_AUTHOR_EMAIL": "demo@localhost",
     "GIT_COMMITTER_NAME": "Demo",
@@ -237,18 +239,23 @@ def ecr_client(world: DemoWorld) -> ECRClient:
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in one of the demo's repositories, as the demo's own author."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
-    } | _IDENTITY
+    # GitPython can only add to the environment, so `env` takes out what names another repository.
+    removed = [word for name in os.environ if name.startswith("GIT_") for word in ("-u", name)]
+    kept = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     try:
-        output: str = Git(str(folder)).execute(
-            ["git", "-c", "commit.gpgSign=false", *arguments], env=environment
-        )
-    except GitCommandError as error:
+        command = ["env", *removed, *kept, find_git(os.environ), *arguments]
+    except GitUnusable as error:
         raise CatalogError(
-            f"git {arguments[0]} failed in {folder}: {error.stderr.strip()}",
-            remediation="`make clean` removes the demo; `make run` makes it anew.",
+            str(error), remediation="Install git: the demo makes two repositories."
         ) from None
+    status, output, errors = git_python()(str(folder)).execute(
+        command, with_extended_output=True, with_exceptions=False
+    )
+    if status:
+        raise CatalogError(
+            f"git {arguments[0]} failed in {folder}: {errors.strip()}",
+            remediation="`make clean` removes the demo; `make run` makes it anew.",
+        )
     return output
 
 
