@@ -31,6 +31,9 @@ from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 MAX_READ_AGE: Final = timedelta(seconds=90)
 """A plan whose reads began longer ago is never published."""
 
+CLOCK_TOLERANCE: Final = timedelta(seconds=5)
+"""How far ahead of the clock the start of a read may lie; beyond, the clock was set back."""
+
 STATE: Final = "state"
 
 _LISTS: Final = ("repositories", "pending")
@@ -81,6 +84,7 @@ class Plan:
         content: the file to publish, whole.
         digest: of that content.
         published_digest: of what is published now; None when nothing is.
+        published_last_sync: its `last-sync`, as it stands there; None when it says none.
         expected: the target's version that the plan was computed against; None when absent.
         differences: all that changes in the entity's two lists, sorted by name.
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
@@ -102,6 +106,7 @@ class Plan:
     reads_began_at: datetime
     last_good: str
     counts: Mapping[State, int]
+    published_last_sync: str | None = None
 
     @property
     def summary(self) -> str:
@@ -115,8 +120,13 @@ class Plan:
 
     @property
     def plan_hash(self) -> str:
-        """SHA-256 over the digests of the published and of the new content, without a clock."""
-        return hashlib.sha256(f"{self.published_digest or ''}\n{self.digest}".encode()).hexdigest()
+        """What an approval names: SHA-256 of what is published, since when, and the new content.
+
+        The published `last-sync` spends an approval: after a revert the content is the old one
+        again, published at another time.
+        """
+        lines = (self.published_digest or "", self.published_last_sync or "", self.digest)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def held(self) -> bool:
@@ -124,12 +134,19 @@ class Plan:
         return bool(self.reasons_held)
 
     def check_age(self, now: datetime) -> None:
-        """Refuse to act on reads that are too old.
+        """Refuse to act on reads that are too old, or whose age is not known.
 
         Raises:
-            StalePlan: they began more than MAX_READ_AGE ago.
+            StalePlan: they began more than MAX_READ_AGE ago, or ahead of the clock.
         """
         age = now - self.reads_began_at
+        if age < -CLOCK_TOLERANCE:
+            raise StalePlan(
+                f"the plan's reads began {-age.total_seconds():.0f} s ahead of the clock, so the "
+                "clock was set back and their age is unknown: it is not published",
+                remediation="The next run plans afresh. If this repeats, check the clocks of the "
+                "machines that run the mirror.",
+            )
         if age > MAX_READ_AGE:
             raise StalePlan(
                 f"the plan's reads began {age.total_seconds():.0f} s ago, "
@@ -188,6 +205,7 @@ def make_plan(
         reads_began_at=reads_began_at,
         last_good=last_good_in_words(current, now),
         counts=registry.counts(),
+        published_last_sync=current.last_sync if current else None,
     )
 
 

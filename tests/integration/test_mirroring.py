@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -242,6 +243,42 @@ def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World)
     assert "held_since" not in approved.materialization("published_entity").metadata
     assert list(world.listed) == ["newcomer", *TEN[4:]]
     assert world.sync().outcome == "unchanged"
+
+
+def test_an_approval_that_was_used_approves_the_same_removal_never_again(
+    file_world: World,
+) -> None:
+    world = file_world
+
+    def removal() -> str:
+        """Delete three in AWS, and give the hash of the plan that is held."""
+        for name in TEN[:3]:
+            world.fake.delete(name)
+        held = world.sync()
+        assert held.outcome == "held"
+        return held.planned.plan.plan_hash
+
+    world.have(*TEN)
+    world.sync()
+    used = removal()
+    assert world.sync(approve=used).outcome == "published"
+
+    for name in TEN[:3]:
+        world.fake.create(name)
+    wait_for_another_second(world)
+    assert world.sync(approve=used).outcome == "published", "old content, published anew"
+    again = removal()
+
+    assert again != used
+    assert world.sync(approve=used).outcome == "held", "as by a CronJob that keeps its --approve"
+    assert world.sync(approve=again).outcome == "published"
+
+
+def wait_for_another_second(world: World) -> None:
+    """Wait until a publication of now has another `last-sync` than the one that stands there."""
+    stands = datetime.fromisoformat(world.entity["metadata"]["annotations"]["platform/last-sync"])
+    while datetime.now(UTC) < stands + timedelta(seconds=1):
+        time.sleep(0.05)
 
 
 def test_while_a_plan_is_held_parity_is_verified_against_the_last_good(file_world: World) -> None:

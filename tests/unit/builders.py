@@ -74,9 +74,9 @@ def rendered(entity: dict[str, Any], *, sha: str = SHA, at: datetime = NOW) -> b
     return render_entity(entity, source_sha=sha, last_sync=at)
 
 
-def published(*names: str, **changes: Any) -> bytes:
+def published(*names: str, at: datetime = NOW, **changes: Any) -> bytes:
     """The file of a registry in which every name is live."""
-    return rendered(entity_of(live_registry(*names, **changes)))
+    return rendered(entity_of(live_registry(*names, **changes)), at=at)
 
 
 def plan(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -335,6 +336,27 @@ def test_the_plan_hash_moves_when_either_side_moves(moved: Plan) -> None:
     assert moved.plan_hash != plan_of(("ab",), published=published("ab", "cd")).plan_hash
 
 
+def test_the_plan_hash_is_the_contracts_over_three_lines() -> None:
+    made = plan_of(("ab",), published=published("ab", "cd"))
+    first = plan_of(("ab",))
+
+    digests = made.published_digest, made.digest
+    told = f"{digests[0]}\n2026-01-09T23:03:13Z\n{digests[1]}"
+    assert made.plan_hash == hashlib.sha256(told.encode()).hexdigest()
+    assert first.plan_hash == hashlib.sha256(f"\n\n{first.digest}".encode()).hexdigest()
+
+
+def test_an_approval_is_spent_when_the_old_content_is_published_again() -> None:
+    old, reverted = published("ab", "cd"), published("ab", "cd", at=NOW + timedelta(hours=1))
+
+    approved = plan_of(("ab",), published=old)
+    again = plan_of(("ab",), published=reverted)
+
+    assert again.published_digest == approved.published_digest
+    assert again.digest == approved.digest
+    assert again.plan_hash != approved.plan_hash
+
+
 def test_the_way_back_is_another_plan() -> None:
     there = plan_of(("ab",), published=published("cd"))
     back = plan_of(("cd",), published=published("ab"))
@@ -347,6 +369,18 @@ def test_a_plan_whose_reads_are_90_seconds_old_may_be_published(age: float) -> N
     made = plan_of(MANY, reads_began_at=NOW)
 
     made.check_age(NOW + timedelta(seconds=age))
+
+
+@pytest.mark.parametrize("ahead", [5.000001, 60, 86_400])
+def test_a_plan_with_reads_ahead_of_the_clock_is_stale_because_the_clock_was_set_back(
+    ahead: float,
+) -> None:
+    made = plan_of(MANY, reads_began_at=NOW)
+
+    with pytest.raises(StalePlan, match="clock was set back") as caught:
+        made.check_age(NOW - timedelta(seconds=ahead))
+
+    assert caught.value.needs == "time"
 
 
 @pytest.mark.parametrize("age", [90.000001, 139, 86_400])
