@@ -231,7 +231,7 @@ class RegistrySettings(_Settings):
         default=None,
         pattern=r"^[0-9]{12}$",
         description="The AWS account of the registry; an answer from any other one is refused. "
-        "Without it, the account of what is published counts.",
+        "Without it, the account of the last publication counts.",
         examples=["123456789012"],
     )
     role_arn: str | None = Field(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ecr_catalog_pipeline.core.entity import content_digest
+from ecr_catalog_pipeline.core.entity import content_digest, read_published
 from ecr_catalog_pipeline.core.errors import EntityInvalid, StalePlan, TargetRefused
 from ecr_catalog_pipeline.core.governance import Entry, Status
 from ecr_catalog_pipeline.core.guard import RemovalLimits
@@ -41,8 +41,9 @@ def plan_without(
     """A plan after `victim`, published among many, became what the arguments say."""
     others = [name for name in MANY if name != victim]
     entries = [entry(name) for name in others] + ([governed] if governed else [])
-    aws = inventory([*others, victim] if present else others, proved_absent=proved)
-    return plan(reconcile(catalog(entries), aws), aws, published=published(*MANY))
+    aws = inventory([*others, victim] if present else others)
+    registry = reconcile(catalog(entries), aws)
+    return plan(registry, aws, published=published(*MANY), proved_absent=proved)
 
 
 def test_a_plan_says_what_it_adds_removes_and_updates_each_sorted() -> None:
@@ -400,13 +401,19 @@ def test_a_plan_with_older_reads_is_stale(age: float) -> None:
         ([], ["ab"], []),
         (["ab"], ["ab"], []),
         (["cd", "ab", "ef"], ["ef", "gh"], ["ab", "cd"]),
-        (["cd", "cd"], [], ["cd"]),
+        (["dropped", "lingering", "retired", "ab"], ["lingering"], ["ab"]),
     ],
 )
-def test_names_that_are_published_and_not_listed_need_proof(
+def test_names_that_are_published_governed_and_not_listed_need_proof(
     published_names: list[str], listed: list[str], names: list[str]
 ) -> None:
-    assert names_to_prove(published_names, listed) == names
+    entries = [entry(name) for name in ("ab", "cd")]
+    entries += [entry("ef", status=Status.PENDING), entry("unpublished")]
+    entries += [entry(each, status=Status.DECOMMISSIONED) for each in ("lingering", "retired")]
+    registry = reconcile(catalog(entries), inventory(listed))
+
+    assert names_to_prove(read_published(published(*published_names), IDENTITY), registry) == names
+    assert names_to_prove(None, registry) == []
 
 
 def test_the_summary_counts_states_and_changes() -> None:
