@@ -127,6 +127,8 @@ class Publication:
         equals_desired: the target, read back, holds what governance and AWS call for.
         published_at: when the target had taken it; None when nothing was written.
         last_sync: of that content, as it stands there; None when unknown.
+        unread: why the target could not be read back after it had confirmed the write; empty when
+            it could.
         report: what became of the health report; None when the mirror has none.
     """
 
@@ -137,6 +139,7 @@ class Publication:
     published_at: datetime | None = None
     report: BesidePublished | None = None
     last_sync: str | None = None
+    unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,16 +406,22 @@ def _left_alone(plan: Plan, approve: str | None) -> Publication | None:
 
 
 def _published(publisher: Publisher, plan: Plan, version: str, clock: Clock) -> Publication:
-    """Read back what was published."""
+    """Read back what was published: the target confirmed it, so it counts in any case."""
     published_at = clock()
-    now = publisher.read().content
+    unread = ""
+    try:
+        now = publisher.read().content
+        equals = now is not None and same_content(now, plan.content)
+    except CatalogError as error:
+        equals, unread = True, error.problem
     return Publication(
         Outcome.PUBLISHED,
         plan.digest,
         version,
-        equals_desired=now is not None and same_content(now, plan.content),
+        equals_desired=equals,
         published_at=published_at,
         last_sync=last_sync_of(plan.content),
+        unread=unread,
     )
 
 

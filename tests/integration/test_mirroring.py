@@ -20,6 +20,7 @@ from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.publisher import Publisher
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
+from tests.drills.s3_faults import Broken, S3Faults
 from tests.fakes.aws import Answer, AnyFault, Fault, OtherAccount, StaleListing
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
@@ -473,6 +474,24 @@ def test_a_run_that_resumes_an_old_plan_fails(file_world: World) -> None:
     stored.write_text(fresh)
     assert world.sync(only=["published_entity"]).outcome == "published"
     assert list(world.listed) == list(SIX)
+
+
+def test_a_publication_that_cannot_be_read_back_counts_and_says_so(tmp_path: Path, s3: str) -> None:
+    with S3Faults(s3) as faults:
+        target = S3Target(s3)
+        with a_world(tmp_path, target) as world:
+            world.have(*SIX)
+            publish = {**target.settings(), "endpoint_url": faults.endpoint_url}
+            world.write_mirror(publish=publish)
+            unreadable = meddling(world, lambda _: faults.fail("GET", Broken.ACCESS_DENIED))
+
+            synced = world.sync(overrides=unreadable)
+
+            assert synced.outcome == "published"
+            assert synced.publication.published_at is not None
+            assert list(world.listed) == list(SIX)
+            said = synced.evaluations["published_equals_desired"].description or ""
+            assert "the target took the file; reading it back failed: s3:GetObject" in said
 
 
 # A source that fails
