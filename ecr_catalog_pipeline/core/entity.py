@@ -235,7 +235,8 @@ def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
     metadata = _mapping(entity.get("metadata"))
     kind, name = entity.get("kind"), metadata.get("name")
     if kind != KIND or name != identity.name:
-        raise _not_ours(f"{readable(str(kind))} {readable(str(name))}", identity)
+        found = f"{readable(str(kind))} {readable(str(name))}"
+        raise _not_ours(found, identity, renamed=_is_of_ours(entity))
     return _published(entity) or _damaged(content)
 
 
@@ -259,9 +260,7 @@ def read_served(served: Mapping[str, Any] | None) -> PublishedEntity | None:
     """Read an entity as Backstage serves it under our name; None when it is not one of ours."""
     if served is None:
         return None
-    annotations = _mapping(_mapping(served.get("metadata")).get("annotations"))
-    is_registry = served.get("kind") == KIND and _mapping(served.get("spec")).get("type") == TYPE
-    if not is_registry or not isinstance(annotations.get(CONTENT_DIGEST), str):
+    if not _is_of_ours(served):
         return None
     return _published(served) or PublishedEntity(digest=content_digest(served), damaged=True)
 
@@ -358,10 +357,23 @@ def _damaged(content: bytes) -> PublishedEntity:
     return PublishedEntity(digest=f"sha256:{hashlib.sha256(content).hexdigest()}", damaged=True)
 
 
-def _not_ours(found: str, identity: EntityIdentity) -> TargetRefused:
+def _is_of_ours(entity: Mapping[str, Any]) -> bool:
+    """Whether an entity is one that a mirror generates, under whatever name."""
+    annotations = _mapping(_mapping(entity.get("metadata")).get("annotations"))
+    is_registry = entity.get("kind") == KIND and _mapping(entity.get("spec")).get("type") == TYPE
+    return is_registry and isinstance(annotations.get(CONTENT_DIGEST), str)
+
+
+def _not_ours(found: str, identity: EntityIdentity, *, renamed: bool = False) -> TargetRefused:
+    remediation = "Point `publish:` elsewhere, or move that file away."
+    if renamed:
+        remediation += (
+            " If this mirror's entity was renamed, remove that file: Backstage drops the old "
+            "entity, and the next run publishes the new one."
+        )
     return TargetRefused(
         f"the target holds {found}, not {KIND} {identity.name}; it is not overwritten",
-        remediation="Point `publish:` elsewhere, or move that file away.",
+        remediation=remediation,
     )
 
 

@@ -314,3 +314,86 @@ def test_another_account_than_that_of_the_last_publication_is_an_inventory_failu
     assert failure.metadata["kind"].value == "InventoryFailed"
     assert f"account {OTHER}, not for {world.fake.account_id}" in (failure.description or "")
     assert "registry.account_id" in str(failure.metadata["remediation"].value)
+
+
+# What a mirror leaves behind that publishes elsewhere
+
+
+def test_a_changed_target_is_named_with_what_stays_there_by_plan_sync_and_the_ui(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    command = command_with_history(world, tmp_path, monkeypatch, capfd)
+    old, new = world.target.settings()["path"], tmp_path / "elsewhere" / "registry.yaml"
+    world.have(*TEN)
+    assert "Left behind" not in command("sync", "-m", world.name).err
+    world.write_mirror(publish={"kind": "file", "path": str(new)})
+
+    planned = command("plan", "-m", world.name)
+    held = command("sync", "-m", world.name)
+
+    for done in (planned, held):
+        assert done.code == 3
+        assert f"Left behind: the last publication went to {old}, and that file stays." in done.err
+        assert "Remove it there with `rm`" in done.err
+        assert f"{new} is absent, though 10 repositories were published at {old}" in done.out
+    (plan_hash,) = {word for word in held.out.split() if len(word) == 64}
+    assert "Left behind" in command("sync", "-m", world.name, "--approve", plan_hash).err
+    assert new.exists()
+    assert "Left behind" not in command("sync", "-m", world.name).err
+
+
+def test_a_changed_target_shows_in_the_run_that_publishes_there(world: World) -> None:
+    world.have(*TEN)
+    world.sync()
+    old = world.target.settings()["path"]
+    moved = FileTarget(world.folder / "moved")
+    moved.path.parent.mkdir(parents=True)
+    moved.overwrite(world.content or b"")
+    world.write_mirror(publish=moved.settings(), entity={"owner": "another-team"})
+
+    metadata = world.sync().materialization("published_entity").metadata
+
+    assert f"went to {old}, and that file stays" in str(metadata["left_behind"].value)
+    assert "left_behind" not in world.sync().materialization("published_entity").metadata
+
+
+def test_a_changed_namespace_is_named_though_the_target_is_the_same(world: World) -> None:
+    world.have(*TEN)
+    world.sync()
+    world.write_mirror(entity={"namespace": "other"})
+
+    metadata = world.sync().materialization("published_entity").metadata
+
+    said = str(metadata["left_behind"].value)
+    assert "the last publication was resource:default/goldenpath-ecr-registry" in said
+    assert "drops it as an orphan" in said
+
+
+def test_a_renamed_entity_never_overwrites_the_old_one_and_says_how_to_go_on(world: World) -> None:
+    world.have(*TEN)
+    world.sync()
+    world.write_mirror(entity={"name": "another"})
+
+    refused = world.sync_fails()
+
+    assert "the target holds Resource goldenpath-ecr-registry" in (refused.description or "")
+    assert "was renamed, remove that file" in (refused.description or "")
+    world.target.remove()
+    assert world.sync().outcome == "published"
+
+
+def test_an_entity_under_a_new_name_at_a_new_place_is_a_first_publication(world: World) -> None:
+    world.have(*TEN)
+    world.sync()
+    world.write_mirror(
+        publish=FileTarget(world.folder / "moved").settings(), entity={"name": "another"}
+    )
+
+    renamed = world.sync()
+
+    assert renamed.outcome == "published"
+    said = str(renamed.materialization("published_entity").metadata["left_behind"].value)
+    assert "Backstage goes on serving resource:default/goldenpath-ecr-registry" in said
