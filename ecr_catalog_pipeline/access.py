@@ -58,7 +58,7 @@ def _governance(mirror: Mirror, cache: Path) -> str:
 
 
 def _registry(mirror: Mirror, _: Path) -> str:
-    inventory = wiring.ecr_registry(mirror).read({})
+    inventory = wiring.ecr_registry(mirror).read()
     told = (
         f"account {inventory.account_id} answers for {inventory.region}, with "
         f"{_count(len(inventory.repositories), 'repository', 'repositories')}"

@@ -16,9 +16,11 @@ import click
 from ecr_catalog_pipeline import mirroring, report, wiring
 from ecr_catalog_pipeline.catalog_files import catalog_files
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
+from ecr_catalog_pipeline.core.last_publication import LastPublication, left_behind
 from ecr_catalog_pipeline.core.parity import judge_plan, judge_published
 from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities
 from ecr_catalog_pipeline.core.strict_yaml import readable
+from ecr_catalog_pipeline.dagster_home import last_publication
 from ecr_catalog_pipeline.demo.commands import demo
 from ecr_catalog_pipeline.init import init
 from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry, Publication
@@ -72,14 +74,17 @@ def plan(name: str, *, as_json: bool) -> int:
     Exit code: 0 nothing to publish, 2 changes to publish, 3 held, 1 error.
     """
     mirror = _mirror(name)
-    publisher = wiring.publisher(mirror, cache_folder(os.environ))
+    where = wiring.publisher(mirror, cache_folder(os.environ)).where
+    last = last_publication(mirror, os.environ)
     with _telling_last_good(mirror):
-        planned = plan_mirror(mirror)
+        planned = plan_mirror(mirror, last)
     if as_json:
         click.echo(json.dumps(report.plan_as_json(name, planned), ensure_ascii=False, indent=2))
     else:
-        for line in report.plan_as_text(name, publisher.where, planned):
+        for line in report.plan_as_text(name, where, planned):
             click.echo(line, color=_colour())
+    if stays := left_behind(last, where, mirror.identity.reference):
+        click.echo(report.left_behind(stays), err=True)
     if planned.plan.unchanged:
         return OK
     return HELD if planned.plan.held else CHANGES
@@ -100,12 +105,15 @@ def sync(name: str, approve: str | None) -> int:
     Exit code: 0 published or unchanged, 3 held, 1 error.
     """
     mirror = _mirror(name)
+    last = last_publication(mirror, os.environ)
     with _progress("loading Dagster"):
         from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
     with _telling_last_good(mirror), _progress(f"running the assets of {name}"):
         done = run_once(mirror, os.environ, approve=approve)
     plan, publication = done.planned.plan, done.publication
     where = wiring.publisher(mirror, cache_folder(os.environ)).where
+    if stays := left_behind(last, where, mirror.identity.reference):
+        click.echo(report.left_behind(stays), err=True)
     if publication.outcome is Outcome.HELD:
         if approve:
             click.echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
@@ -137,7 +145,7 @@ def verify(name: str, *, as_json: bool) -> int:
     """
     mirror = _mirror(name)
     with _telling_last_good(mirror):
-        plan = plan_mirror(mirror).plan
+        plan = plan_mirror(mirror, last_publication(mirror, os.environ)).plan
         backstage = wiring.backstage(mirror)
         if backstage is None:
             verdict = judge_published(plan)
@@ -151,7 +159,7 @@ def verify(name: str, *, as_json: bool) -> int:
             "parity": verdict.parity,
             "expected_digest": verdict.expected,
             "served_digest": verdict.served,
-            "published_digest": plan.published_digest,
+            "published_digest": None if plan.target_is_absent else plan.published_digest,
             "reason": verdict.reason,
             "checked_at": mirroring.now_utc().isoformat(timespec="seconds"),
         }
@@ -258,8 +266,12 @@ cli.add_command(schema_command)
 cli.add_command(init)
 
 
-def plan_mirror(mirror: Mirror) -> PlannedRegistry:
-    """Compute the plan of a mirror, with progress on a terminal."""
+def plan_mirror(mirror: Mirror, last: LastPublication | None = None) -> PlannedRegistry:
+    """Compute the plan of a mirror, with progress on a terminal.
+
+    Args:
+        last: the last publication that Dagster's history knows; None when it knows none.
+    """
     cache = cache_folder(os.environ)
     publisher = wiring.publisher(mirror, cache)
     with _progress("reading governance"):
@@ -267,11 +279,18 @@ def plan_mirror(mirror: Mirror) -> PlannedRegistry:
             wiring.governance_repo(mirror, cache), mirror.governance.path
         )
     with _progress("reading ECR"):
-        inventory = mirroring.read_inventory(
-            wiring.ecr_registry(mirror), publisher, mirror.identity
-        )
+        ecr = wiring.ecr_registry(mirror)
+        inventory = mirroring.read_inventory(ecr)
     with _progress("comparing with what is published"):
-        return mirroring.plan_publication(mirror, governance, inventory, publisher)
+        return mirroring.plan_publication(
+            mirror,
+            governance,
+            inventory,
+            ecr=ecr,
+            publisher=publisher,
+            backstage=wiring.backstage(mirror),
+            last=last,
+        )
 
 
 def main() -> None:

@@ -453,10 +453,17 @@ def _comment(text: str, indent: str) -> list[str]:
 def _refuse_shared_target(mirror: Mirror, folder: Path) -> None:
     others = load_mirrors(folder).mirrors if folder.is_dir() else {}
     for other in others.values():
-        if other.name != mirror.name and other.target_identity == mirror.target_identity:
+        if other.name == mirror.name:
+            continue
+        if other.target_identity == mirror.target_identity:
             raise SettingsError(
                 f"the mirror {other.name} publishes to that target already",
                 remediation="Give every mirror a target of its own: --publish-path, say.",
+            )
+        if other.identity.reference.lower() == mirror.identity.reference.lower():
+            raise SettingsError(
+                f"the mirror {other.name} publishes {other.identity.reference} already",
+                remediation="Give every mirror an entity of its own: --entity-name, say.",
             )
 
 

@@ -24,8 +24,16 @@ from ecr_catalog_pipeline.adapters.publisher import (
     Publisher,
     PublisherBeside,
 )
-from ecr_catalog_pipeline.core.entity import EntityIdentity, read_published, same_content
+from ecr_catalog_pipeline.core.entity import (
+    EntityIdentity,
+    PublishedEntity,
+    last_sync_of,
+    read_published,
+    read_served,
+    same_content,
+)
 from ecr_catalog_pipeline.core.errors import (
+    BackstageUnavailable,
     CatalogError,
     GovernanceRefused,
     GovernanceUnavailable,
@@ -39,8 +47,9 @@ from ecr_catalog_pipeline.core.health import (
     place_report,
     render_report,
 )
-from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.inventory import Inventory, check_account
 from ecr_catalog_pipeline.core.last_good import last_good_in_words
+from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.parity import (
     Baseline,
     Evidence,
@@ -51,7 +60,7 @@ from ecr_catalog_pipeline.core.parity import (
     mark_published,
     record_changes,
 )
-from ecr_catalog_pipeline.core.plan import Plan, make_plan
+from ecr_catalog_pipeline.core.plan import Current, Plan, make_plan, names_to_prove
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, reconcile
 from ecr_catalog_pipeline.settings import Mirror
 
@@ -97,11 +106,15 @@ class PlannedRegistry:
 
     Attributes:
         published_change: when the content that is published now last changed; None when unknown.
+        account_id: the AWS account that answered.
+        proved_absent: how many published repositories were looked up by name and are gone.
     """
 
     registry: ReconciledRegistry
     plan: Plan
     published_change: datetime | None = None
+    account_id: str = ""
+    proved_absent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,9 @@ class Publication:
         version: the target's version of it.
         equals_desired: the target, read back, holds what governance and AWS call for.
         published_at: when the target had taken it; None when nothing was written.
+        last_sync: of that content, as it stands there; None when unknown.
+        unread: why the target could not be read back after it had confirmed the write; empty when
+            it could.
         report: what became of the health report; None when the mirror has none.
     """
 
@@ -122,6 +138,8 @@ class Publication:
     equals_desired: bool
     published_at: datetime | None = None
     report: BesidePublished | None = None
+    last_sync: str | None = None
+    unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +170,10 @@ def read_governance(repo: GovernanceRepo, path: str, clock: Clock = now_utc) -> 
     )
 
 
-def read_inventory(
-    registry: EcrRegistry,
-    publisher: Publisher,
-    identity: EntityIdentity,
-    clock: Clock = now_utc,
-) -> InventoryRead:
-    """Read the registry, and prove the absence of what is published and not listed."""
+def read_inventory(registry: EcrRegistry, clock: Clock = now_utc) -> InventoryRead:
+    """Read the registry, completely or not at all."""
     began_at = clock()
-    published = publisher.read().content
-    lines = read_published(published, identity).repositories if published is not None else {}
-    uris = {name: str(line.get("uri", "")) for name, line in lines.items()}
-    return InventoryRead(registry.read(uris), began_at)
+    return InventoryRead(registry.read(), began_at)
 
 
 def last_good(publisher: Publisher, identity: EntityIdentity, clock: Clock = now_utc) -> str:
@@ -181,24 +191,78 @@ def plan_publication(
     mirror: Mirror,
     governance: GovernanceRead,
     inventory: InventoryRead,
+    *,
+    ecr: EcrRegistry,
     publisher: Publisher,
+    backstage: BackstageCatalog | None = None,
+    last: LastPublication | None = None,
     clock: Clock = now_utc,
 ) -> PlannedRegistry:
-    """Reconcile, and compare with what is published now."""
-    registry = reconcile(governance.catalog, inventory.inventory)
-    published = publisher.read()
+    """Reconcile, read what is published, prove absences, and plan.
+
+    Args:
+        ecr: looks up by name what would be removed and governance still means to have.
+        backstage: asked what it serves, only where the target is absent.
+        last: the last publication that the mirror's history knows; None when it knows none.
+
+    Raises:
+        InventoryFailed: another account answered, or an absence was disproved.
+        TargetUnavailable, TargetRefused: the target cannot be read, or is not ours.
+        EntityInvalid: Backstage would refuse the new entity.
+    """
+    found = inventory.inventory
+    last_account = last.account_id if last else ""
+    check_account(found.account_id, mirror.registry.account_id, last_account)
+    registry = reconcile(governance.catalog, found)
+    current = _current(mirror, publisher, backstage, last, clock)
+    proved = ecr.prove_absent(found.account_id, names_to_prove(current.entity, registry))
     plan = make_plan(
         identity=mirror.identity,
         limits=mirror.removal_limits,
         registry=registry,
-        inventory=inventory.inventory,
-        published=published.content,
-        expected=published.version,
+        inventory=found,
+        current=current,
         source_sha=governance.source_sha,
         reads_began_at=min(governance.began_at, inventory.began_at),
         now=clock(),
+        proved_absent=proved,
+        account_is_known=bool(mirror.registry.account_id or last_account),
     )
-    return PlannedRegistry(registry, plan, last_change(published.content))
+    return PlannedRegistry(
+        registry, plan, last_change(current.content), found.account_id, len(proved)
+    )
+
+
+def _current(
+    mirror: Mirror,
+    publisher: Publisher,
+    backstage: BackstageCatalog | None,
+    last: LastPublication | None,
+    clock: Clock,
+) -> Current:
+    """Read what is published; where the target is absent, what was last known to be.
+
+    Backstage knows the names, the history only how many there were.
+    """
+    identity, target = mirror.identity, publisher.read()
+    if target.content is not None:
+        return Current.at_target(target.content, target.version, identity)
+    served = _served(backstage, identity)
+    if served is not None:
+        return Current.served(served, clock())
+    if last is not None and last.is_of(identity.reference):
+        return Current.remembered(last, publisher.where)
+    return Current()
+
+
+def _served(backstage: BackstageCatalog | None, identity: EntityIdentity) -> PublishedEntity | None:
+    """Give our entity as Backstage serves it; None when it does not, or does not answer."""
+    if backstage is None:
+        return None
+    try:
+        return read_served(backstage.entity(identity.namespace, identity.name))
+    except BackstageUnavailable:
+        return None
 
 
 def publish(
@@ -323,24 +387,41 @@ def verify(
 def _left_alone(plan: Plan, approve: str | None) -> Publication | None:
     """What comes of a plan that does not go out; None when it does."""
     if plan.unchanged:
-        return Publication(Outcome.UNCHANGED, plan.digest, plan.expected, equals_desired=True)
+        return Publication(
+            Outcome.UNCHANGED,
+            plan.digest,
+            plan.expected,
+            equals_desired=True,
+            last_sync=plan.published_last_sync,
+        )
     if plan.held and approve != plan.plan_hash:
         return Publication(
-            Outcome.HELD, plan.published_digest or "", plan.expected, equals_desired=False
+            Outcome.HELD,
+            plan.published_digest or "",
+            plan.expected,
+            equals_desired=False,
+            last_sync=plan.published_last_sync,
         )
     return None
 
 
 def _published(publisher: Publisher, plan: Plan, version: str, clock: Clock) -> Publication:
-    """Read back what was published."""
+    """Read back what was published: the target confirmed it, so it counts in any case."""
     published_at = clock()
-    now = publisher.read().content
+    unread = ""
+    try:
+        now = publisher.read().content
+        equals = now is not None and same_content(now, plan.content)
+    except CatalogError as error:
+        equals, unread = True, error.problem
     return Publication(
         Outcome.PUBLISHED,
         plan.digest,
         version,
-        equals_desired=now is not None and same_content(now, plan.content),
+        equals_desired=equals,
         published_at=published_at,
+        last_sync=last_sync_of(plan.content),
+        unread=unread,
     )
 
 

@@ -282,9 +282,7 @@ def _compare_with(mirror: Mirror, entities: Collection[RetiredEntity]) -> Compar
     governance = mirroring.read_governance(
         wiring.governance_repo(mirror, cache), mirror.governance.path
     )
-    inventory = mirroring.read_inventory(
-        wiring.ecr_registry(mirror), wiring.publisher(mirror, cache), mirror.identity
-    ).inventory
+    inventory = mirroring.read_inventory(wiring.ecr_registry(mirror)).inventory
     registry = RegistryView(
         reconcile(governance.catalog, inventory).repositories,
         account_id=inventory.account_id,

@@ -237,7 +237,7 @@ class RegistrySettings(_Settings):
         default=None,
         pattern=r"^[0-9]{12}$",
         description="The AWS account of the registry; an answer from any other one is refused. "
-        "Without it, the account of what is published counts.",
+        "Without it, the account of the last publication counts.",
         examples=["123456789012"],
     )
     role_arn: str | None = Field(
@@ -693,7 +693,7 @@ def _same_repository(repository: str) -> str:
 
 
 def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, SettingsError]:
-    """Refuse every mirror that shares its target: none of them is known to be the right one.
+    """Refuse every mirror that shares its target or its entity: none is known to be the right one.
 
     Only the sections of several health reports may go to one file.
     """
@@ -706,7 +706,7 @@ def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, Set
             sharing[report].append((name, "health.path"))
             if mirror.health.style == "file":
                 owning.add(report)
-    return {
+    shared_targets = {
         name: SettingsError(
             f"{folder}/{name}.yaml: {key}: is also the target of "
             f"{', '.join(other for other, _ in found if other != name)}",
@@ -715,4 +715,22 @@ def _shared_targets(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, Set
         for target, found in sharing.items()
         if target in owning and len(found) > 1
         for name, key in found
+    }
+    return {**_shared_entities(mirrors, folder), **shared_targets}
+
+
+def _shared_entities(mirrors: Mapping[str, Mirror], folder: str) -> dict[str, SettingsError]:
+    sharing: defaultdict[str, list[str]] = defaultdict(list)
+    for name, mirror in mirrors.items():
+        sharing[mirror.identity.reference.lower()].append(name)
+    return {
+        name: SettingsError(
+            f"{folder}/{name}.yaml: entity: {mirrors[name].identity.reference} is also the entity "
+            f"of {', '.join(other for other in names if other != name)}; Backstage compares names "
+            "without regard to case",
+            remediation="Give every mirror an entity.name or an entity.namespace of its own.",
+        )
+        for names in sharing.values()
+        if len(names) > 1
+        for name in names
     }

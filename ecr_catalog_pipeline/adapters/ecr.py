@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -32,7 +32,7 @@ from ecr_catalog_pipeline.core.inventory import (
     merge_pages,
     parse_page,
 )
-from ecr_catalog_pipeline.core.plan import MAX_READ_AGE, names_to_prove
+from ecr_catalog_pipeline.core.plan import MAX_READ_AGE
 from ecr_catalog_pipeline.core.text import clean_text
 
 if TYPE_CHECKING:
@@ -75,31 +75,34 @@ class EcrRegistry:
         self._endpoint_url = endpoint_url
         self._answering_account: str | None = None
 
-    def read(self, published: Mapping[str, str]) -> Inventory:
+    def read(self) -> Inventory:
         """Read the whole registry.
-
-        Args:
-            published: URI by name of the repositories that are published now; their absence from
-                the listing is proved by looking each of them up.
 
         Raises:
             InventoryFailed: one part could not be read, so nothing is known.
         """
-        deadline = time.monotonic() + MAX_READ_AGE.total_seconds()
-        account = self._account(published.values())
-        repositories = merge_pages(self._pages(account, deadline))
-        missing = names_to_prove(published, [each.name for each in repositories])
+        deadline = _deadline()
+        account = self._account()
         return Inventory(
             account_id=account,
             region=self.region,
-            repositories=repositories,
-            proved_absent=frozenset(self._proved_absent(account, missing, deadline)),
+            repositories=merge_pages(self._pages(account, deadline)),
         )
 
-    def _account(self, published_uris: Iterable[str]) -> str:
+    def prove_absent(self, account_id: str, names: Sequence[str]) -> frozenset[str]:
+        """Look names up that a listing of that account lacks, and give those that are gone.
+
+        Args:
+            names: the first MAX_LOOK_UPS of them are looked up; the others stay unproved.
+
+        Raises:
+            InventoryFailed: one is there, so the listing was wrong, or a look-up failed.
+        """
+        return frozenset(self._proved_absent(account_id, names[:MAX_LOOK_UPS], _deadline()))
+
+    def _account(self) -> str:
         """Give the answering account; asked once, unless it is the wrong one."""
         if self._answering_account:
-            check_account(self._answering_account, self._expected_account, published_uris)
             return self._answering_account
         answer = self._call(self._sts, "get_caller_identity")
         account = answer.get("Account")
@@ -107,7 +110,7 @@ class EcrRegistry:
             raise InventoryFailed(
                 "sts:GetCallerIdentity answered without an account", remediation=_WAIT
             )
-        check_account(account, self._expected_account, published_uris)
+        check_account(account, self._expected_account)
         self._answering_account = account
         return account
 
@@ -140,9 +143,9 @@ class EcrRegistry:
                 raise InventoryFailed(f"{_LIST} repeats its page token", remediation=_WAIT)
             seen.add(token)
 
-    def _proved_absent(self, account: str, missing: list[str], deadline: float) -> Iterator[str]:
+    def _proved_absent(self, account: str, names: Sequence[str], deadline: float) -> Iterator[str]:
         """Look up each name alone: with several, the call fails at the first missing one."""
-        for name in missing[:MAX_LOOK_UPS]:
+        for name in names:
             if not is_repository_name(name):
                 yield name
                 continue
@@ -254,6 +257,10 @@ class EcrRegistry:
                 f"no AWS client for {service}: {error}",
                 remediation="Check the AWS profile and configuration of this process.",
             ) from None
+
+
+def _deadline() -> float:
+    return time.monotonic() + MAX_READ_AGE.total_seconds()
 
 
 def _check_deadline(deadline: float) -> None:

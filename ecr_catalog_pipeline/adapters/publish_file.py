@@ -12,7 +12,12 @@ from filelock import FileLock, Timeout
 
 from ecr_catalog_pipeline.adapters.files import clear_beside, replace_file
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
-from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
+from ecr_catalog_pipeline.core.errors import (
+    CatalogError,
+    LostRace,
+    TargetRefused,
+    TargetUnavailable,
+)
 
 LOCK_SECONDS: Final = 10
 
@@ -64,8 +69,22 @@ class FilePublisher:
                 remediation="The next run tries again.",
             ) from None
         except OSError as error:
-            raise self._unavailable("written", error) from None
+            self._check_taken(new, self._unavailable("written", error))
         return _version(new)
+
+    def _check_taken(self, new: bytes, failure: TargetUnavailable) -> None:
+        """Raise `failure`, unless the file was replaced before something failed."""
+        try:
+            now = self.read()
+        except CatalogError as unread:
+            raise TargetUnavailable(
+                f"{failure.problem}; it is unknown whether the file was published, since it "
+                f"cannot be read back: {unread.problem}",
+                remediation="The next run reads what is there, and plans afresh. Check the "
+                "folder, its permissions and the disk.",
+            ) from None
+        if now.content != new:
+            raise failure
 
     def _look(self, expected: str | None, provenance: Provenance) -> None:
         # Again, as late as can be: who edits the file by hand takes no lock.

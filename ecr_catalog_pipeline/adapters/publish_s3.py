@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from dagster_aws.s3 import S3Resource
 
 from ecr_catalog_pipeline.adapters.aws import (
+    GIVE_UP_AFTER,
     OutOfTimeError,
     call_within,
     client_config,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
-_REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled", "KMS.Disabled"})
+_REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled"})
+_SERVER_ERROR: Final = 500
+_READ_BACK_SECONDS: Final = 20
 
 
 class CatalogS3Resource(S3Resource):
@@ -59,9 +62,12 @@ class S3Publisher:
 
     def read(self) -> Published:
         """Read the object; a missing key holds nothing."""
+        return self._read(GIVE_UP_AFTER)
+
+    def _read(self, seconds: float) -> Published:
         try:
             client = self._s3()
-            content, answer = call_within(client, lambda: self._get(client))
+            content, answer = call_within(client, lambda: self._get(client), seconds)
             return Published(content, self._etag(answer, "s3:GetObject"))
         except ClientError as error:
             if _code(error) == "NoSuchKey":
@@ -94,10 +100,16 @@ class S3Publisher:
         except ClientError as error:
             if _code(error) in _LOST:
                 return self._version_if_ours(new)
-            raise self._failed(error, "s3:PutObject") from None
+            failure = self._failed(error, "s3:PutObject")
+            if _status(error) < _SERVER_ERROR:
+                raise failure from None
+            return self._version_if_taken(new, failure)
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
-            raise self._unavailable(error, "s3:PutObject") from None
-        return self._etag(answer, "s3:PutObject")
+            return self._version_if_taken(new, self._unavailable(error, "s3:PutObject"))
+        try:
+            return self._etag(answer, "s3:PutObject")
+        except TargetUnavailable as failure:
+            return self._version_if_taken(new, failure)
 
     def _get(self, client: S3Client) -> tuple[bytes, Any]:
         answer = client.get_object(Bucket=self._bucket, Key=self._key)
@@ -127,8 +139,35 @@ class S3Publisher:
             remediation="Nothing was overwritten; the next run plans afresh.",
         )
 
+    def _version_if_taken(self, new: bytes, failure: CatalogError) -> str:
+        """Give the version of a put without a good answer, if it was taken; else raise `failure`.
+
+        Raises:
+            TargetUnavailable: the object cannot be read back, either.
+        """
+        try:
+            now = self._read(_READ_BACK_SECONDS)
+        except CatalogError as unread:
+            raise TargetUnavailable(
+                f"{failure.problem}; it is unknown whether the object was published, since it "
+                f"cannot be read back: {unread.problem}",
+                remediation="The next run reads what is there, and plans afresh. Check the "
+                "network, the bucket and the credentials.",
+            ) from None
+        if now.content == new and now.version:
+            return now.version
+        raise failure
+
     def _failed(self, error: ClientError, action: str) -> CatalogError:
         code = _code(error)
+        if _is_about_kms(error):
+            return TargetRefused(
+                f"{action} on {self.where} was refused because of its KMS key, with "
+                f"{code}: {told_by(error)}",
+                remediation="Enable the KMS key that encrypts the bucket and allow "
+                "kms:GenerateDataKey and kms:Decrypt with it, or choose another encryption for "
+                "the bucket.",
+            )
         if code in _REFUSED:
             return TargetRefused(
                 f"{action} on {self.where} was refused with {code}",
@@ -144,6 +183,18 @@ class S3Publisher:
             remediation="Check the network, the bucket and the credentials; what is published "
             "stays.",
         )
+
+
+def _is_about_kms(error: ClientError) -> bool:
+    """Whether the KMS key of an object is at fault, for longer than a throttled call."""
+    code = _code(error)
+    if "throttling" in code.lower() or _status(error) >= _SERVER_ERROR:
+        return False
+    return "KMS" in code.upper() or (code in _REFUSED and "kms" in told_by(error).lower())
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
 def _code(error: ClientError) -> str:

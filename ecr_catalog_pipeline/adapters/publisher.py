@@ -78,9 +78,12 @@ class Publisher(Protocol):
     def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         """Replace what `expected` names by `new`, and give the new version.
 
+        An answer that was lost is no failure: what stands there is read back first.
+
         Raises:
             LostRace: the target no longer holds the expected version.
-            TargetUnavailable: it cannot be written now.
+            TargetUnavailable: it cannot be written now, or cannot be read back after a write of
+                which it is unknown whether it was taken.
             TargetRefused: it does not let us write.
         """
 

@@ -51,6 +51,7 @@ _MOVING_LINE: Final = re.compile(
     rb"    platform/(last-sync): '\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ'"
     rb"|    platform/(source-sha): '(?:[0-9a-f]{40}|[0-9a-f]{64})'"
 )
+_LAST_SYNC_LINE: Final = re.compile(rb"^    platform/last-sync: '([^'\n]+)'$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class EntityIdentity:
     title: str
     owner: str
     system: str | None
+
+    @property
+    def reference(self) -> str:
+        """How Backstage refers to the entity."""
+        return f"resource:{self.namespace}/{self.name}"
 
     def problems(self) -> list[str]:
         """What Backstage would refuse in it, one sentence each."""
@@ -203,6 +209,12 @@ def same_content(published: bytes, rendered: bytes) -> bool:
     )
 
 
+def last_sync_of(content: bytes) -> str | None:
+    """When the content of an entity that we rendered changed, as it stands there."""
+    found = _LAST_SYNC_LINE.search(content)
+    return found[1].decode() if found else None
+
+
 def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
     """Read the entity that is published now.
 
@@ -223,12 +235,18 @@ def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
     metadata = _mapping(entity.get("metadata"))
     kind, name = entity.get("kind"), metadata.get("name")
     if kind != KIND or name != identity.name:
-        raise _not_ours(f"{readable(str(kind))} {readable(str(name))}", identity)
+        found = f"{readable(str(kind))} {readable(str(name))}"
+        raise _not_ours(found, identity, renamed=_is_of_ours(entity))
+    return _published(entity) or _damaged(content)
+
+
+def _published(entity: Mapping[str, Any]) -> PublishedEntity | None:
+    """Read a parsed entity; None when its lists cannot be read."""
     spec = _mapping(entity.get("spec"))
     live, pending = spec.get("repositories"), spec.get("pending")
     if not (_are_lines(live) and _are_lines(pending)):
-        return _damaged(content)
-    annotations = _mapping(metadata.get("annotations"))
+        return None
+    annotations = _mapping(_mapping(entity.get("metadata")).get("annotations"))
     return PublishedEntity(
         digest=content_digest(entity),
         repositories={line["name"]: line for line in live},
@@ -236,6 +254,15 @@ def read_published(content: bytes, identity: EntityIdentity) -> PublishedEntity:
         last_sync=_optional_text(annotations.get(LAST_SYNC)),
         source_sha=_optional_text(annotations.get(SOURCE_SHA)),
     )
+
+
+def read_served(served: Mapping[str, Any] | None) -> PublishedEntity | None:
+    """Read an entity as Backstage serves it under our name; None when it is not one of ours."""
+    if served is None:
+        return None
+    if not _is_of_ours(served):
+        return None
+    return _published(served) or PublishedEntity(digest=content_digest(served), damaged=True)
 
 
 def check_entity(entity: Mapping[str, Any]) -> None:
@@ -330,10 +357,23 @@ def _damaged(content: bytes) -> PublishedEntity:
     return PublishedEntity(digest=f"sha256:{hashlib.sha256(content).hexdigest()}", damaged=True)
 
 
-def _not_ours(found: str, identity: EntityIdentity) -> TargetRefused:
+def _is_of_ours(entity: Mapping[str, Any]) -> bool:
+    """Whether an entity is one that a mirror generates, under whatever name."""
+    annotations = _mapping(_mapping(entity.get("metadata")).get("annotations"))
+    is_registry = entity.get("kind") == KIND and _mapping(entity.get("spec")).get("type") == TYPE
+    return is_registry and isinstance(annotations.get(CONTENT_DIGEST), str)
+
+
+def _not_ours(found: str, identity: EntityIdentity, *, renamed: bool = False) -> TargetRefused:
+    remediation = "Point `publish:` elsewhere, or move that file away."
+    if renamed:
+        remediation += (
+            " If this mirror's entity was renamed, remove that file: Backstage drops the old "
+            "entity, and the next run publishes the new one."
+        )
     return TargetRefused(
         f"the target holds {found}, not {KIND} {identity.name}; it is not overwritten",
-        remediation="Point `publish:` elsewhere, or move that file away.",
+        remediation=remediation,
     )
 
 

@@ -30,21 +30,26 @@ class Removals:
         listed: how many live repositories are published now.
         removed: the names that the plan removes.
         unproved: those of them whose absence from AWS no look-up proved.
-        published_damaged: the published list cannot be read, so removals cannot be counted.
+        uncounted: why removals cannot be counted; empty when they can.
+        account: why another account may be answering than the one that was published; empty when
+            none is.
     """
 
     listed: int
     removed: Collection[str]
     unproved: Collection[str] = ()
-    published_damaged: bool = False
+    uncounted: str = ""
+    account: str = ""
 
 
 def reasons_to_hold(removals: Removals, limits: RemovalLimits) -> tuple[str, ...]:
     """Say why the plan is held; empty when it may be published."""
     count = len(removals.removed)
     reasons: list[str] = []
-    if removals.published_damaged:
-        reasons.append("the published file is damaged, so what it would lose cannot be counted")
+    if removals.uncounted:
+        reasons.append(f"{removals.uncounted}, so what it would lose cannot be counted")
+    if removals.account:
+        reasons.append(removals.account)
     if count > limits.max_removals:
         reasons.append(f"{count} removals, more than max_removals ({limits.max_removals})")
     # Compared as products, so that 20 % of 15 is 3 exactly.

@@ -33,13 +33,11 @@ class Inventory:
 
     Attributes:
         repositories: sorted by name, each name once.
-        proved_absent: published names that a look-up by name proved to be gone.
     """
 
     account_id: str
     region: str
     repositories: tuple[Repository, ...]
-    proved_absent: frozenset[str] = frozenset()
 
     @property
     def fingerprint(self) -> str:
@@ -72,23 +70,29 @@ def merge_pages(pages: Iterable[list[Repository]]) -> tuple[Repository, ...]:
     return tuple(by_name[name] for name in sorted(by_name))
 
 
-def check_account(answering: str, expected: str | None, published_uris: Iterable[str]) -> None:
+def check_account(answering: str, expected: str | None, last_published: str = "") -> None:
     """Refuse an answer from another account than the mirror's.
 
     Args:
         answering: the account of GetCallerIdentity.
-        expected: the mirror's `account_id`; without one, the published URIs say which it is.
-        published_uris: of the live repositories that are published now.
+        expected: the mirror's `account_id`.
+        last_published: the account of the last publication, which counts where the mirror names
+            none; empty when unknown.
 
     Raises:
         InventoryFailed: the wrong account's emptiness proves nothing.
     """
-    known = {expected} if expected else _accounts(published_uris)
-    if known and answering not in known:
+    if expected and answering != expected:
         raise InventoryFailed(
-            f"sts:GetCallerIdentity answered for account {answering}, "
-            f"not for {' or '.join(sorted(known))}",
+            f"sts:GetCallerIdentity answered for account {answering}, not for {expected}",
             remediation="Use credentials of the mirror's account, or correct registry.account_id.",
+        )
+    if not expected and last_published and answering != last_published:
+        raise InventoryFailed(
+            f"sts:GetCallerIdentity answered for account {answering}, not for {last_published}, "
+            "whose repositories the last publication lists",
+            remediation="Use credentials of that account. If the mirror has moved, write the new "
+            "one as registry.account_id.",
         )
 
 
@@ -97,7 +101,8 @@ def is_account_id(text: str) -> bool:
     return len(text) == 12 and text.isascii() and text.isdigit()
 
 
-def _accounts(uris: Iterable[str]) -> set[str]:
+def accounts_of(uris: Iterable[str]) -> set[str]:
+    """The AWS accounts that URIs of ECR repositories name."""
     hosts = (uri.split(".", 1)[0] for uri in uris)
     return {host for host in hosts if is_account_id(host)}
 

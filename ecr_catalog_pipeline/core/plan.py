@@ -1,7 +1,8 @@
 """The plan: what the next publication would change. Computing it publishes nothing.
 
 `make_plan` puts the entity that governance and AWS call for beside the published one; what may not
-go out unasked is the guard's to say.
+go out unasked is the guard's to say. Where the target is absent, the last entity that is known
+counts as the published one.
 """
 
 from __future__ import annotations
@@ -24,18 +25,73 @@ from ecr_catalog_pipeline.core.entity import (
 )
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.core.guard import RemovalLimits, Removals, reasons_to_hold
-from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.inventory import Inventory, accounts_of
 from ecr_catalog_pipeline.core.last_good import last_good_in_words
+from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 
 MAX_READ_AGE: Final = timedelta(seconds=90)
 """A plan whose reads began longer ago is never published."""
+
+CLOCK_TOLERANCE: Final = timedelta(seconds=5)
+"""How far ahead of the clock the start of a read may lie; beyond, the clock was set back."""
 
 STATE: Final = "state"
 
 _LISTS: Final = ("repositories", "pending")
 _NOWHERE: Final[tuple[None, Mapping[str, str]]] = (None, {})
 _ABSENT_STATES: Final = frozenset({State.GHOST, State.PENDING})
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What a plan is compared with: what is published, or was last known to be.
+
+    Attributes:
+        content: the target's file; None when the target is absent.
+        version: the target's version of that file; None when the target is absent.
+        entity: what that file says or, where the target is absent, the entity that Backstage or
+            the history still knows; None when no publication is known.
+        known_as: how that entity is known although the target is absent, in words.
+        uncounted: why its repositories are not known; empty when they are.
+    """
+
+    content: bytes | None = None
+    version: str | None = None
+    entity: PublishedEntity | None = None
+    known_as: str = ""
+    uncounted: str = ""
+
+    @classmethod
+    def at_target(
+        cls, content: bytes | None, version: str | None, identity: EntityIdentity
+    ) -> Current:
+        """Read what a target holds.
+
+        Raises:
+            TargetRefused: it is not this mirror's entity.
+        """
+        entity = read_published(content, identity) if content is not None else None
+        damaged = "the published file is damaged" if entity and entity.damaged else ""
+        return cls(content, version, entity, uncounted=damaged)
+
+    @classmethod
+    def served(cls, entity: PublishedEntity, now: datetime) -> Current:
+        """Take what Backstage serves for what is published: the target is absent."""
+        known_as = f"the target is absent, Backstage serves {last_good_in_words(entity, now)}"
+        damaged = "the target is absent and what Backstage serves is damaged"
+        return cls(entity=entity, known_as=known_as, uncounted=damaged if entity.damaged else "")
+
+    @classmethod
+    def remembered(cls, last: LastPublication, where: str) -> Current:
+        """Take the last publication for what is published: the target is absent.
+
+        Args:
+            where: the target, in words.
+        """
+        told = f"{where} is absent, though {last.in_words(where)}"
+        entity = PublishedEntity(digest=last.digest, last_sync=last.last_sync, damaged=True)
+        return cls(entity=entity, known_as=told, uncounted=told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +136,10 @@ class Plan:
     Attributes:
         content: the file to publish, whole.
         digest: of that content.
-        published_digest: of what is published now; None when nothing is.
+        published_digest: of what is published, or was last known to be; None when no publication
+            is known.
+        published_last_sync: its `last-sync`, as it stands there; None when it says none.
+        published_live: how many live repositories it lists; None when unknown.
         expected: the target's version that the plan was computed against; None when absent.
         differences: all that changes in the entity's two lists, sorted by name.
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
@@ -102,6 +161,8 @@ class Plan:
     reads_began_at: datetime
     last_good: str
     counts: Mapping[State, int]
+    published_last_sync: str | None = None
+    published_live: int | None = None
 
     @property
     def summary(self) -> str:
@@ -115,8 +176,18 @@ class Plan:
 
     @property
     def plan_hash(self) -> str:
-        """SHA-256 over the digests of the published and of the new content, without a clock."""
-        return hashlib.sha256(f"{self.published_digest or ''}\n{self.digest}".encode()).hexdigest()
+        """What an approval names: SHA-256 of what is published, since when, and the new content.
+
+        The published `last-sync` spends an approval: after a revert the content is the old one
+        again, published at another time.
+        """
+        lines = (self.published_digest or "", self.published_last_sync or "", self.digest)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def target_is_absent(self) -> bool:
+        """Whether nothing stands at the target, whatever is known of an earlier publication."""
+        return self.expected is None
 
     @property
     def held(self) -> bool:
@@ -124,12 +195,19 @@ class Plan:
         return bool(self.reasons_held)
 
     def check_age(self, now: datetime) -> None:
-        """Refuse to act on reads that are too old.
+        """Refuse to act on reads that are too old, or whose age is not known.
 
         Raises:
-            StalePlan: they began more than MAX_READ_AGE ago.
+            StalePlan: they began more than MAX_READ_AGE ago, or ahead of the clock.
         """
         age = now - self.reads_began_at
+        if age < -CLOCK_TOLERANCE:
+            raise StalePlan(
+                f"the plan's reads began {-age.total_seconds():.0f} s ahead of the clock, so the "
+                "clock was set back and their age is unknown: it is not published",
+                remediation="The next run plans afresh. If this repeats, check the clocks of the "
+                "machines that run the mirror.",
+            )
         if age > MAX_READ_AGE:
             raise StalePlan(
                 f"the plan's reads began {age.total_seconds():.0f} s ago, "
@@ -145,55 +223,68 @@ def make_plan(
     limits: RemovalLimits,
     registry: ReconciledRegistry,
     inventory: Inventory,
-    published: bytes | None,
-    expected: str | None,
+    current: Current,
     source_sha: str,
     reads_began_at: datetime,
     now: datetime,
+    proved_absent: Collection[str] = (),
+    account_is_known: bool = False,
 ) -> Plan:
     """Compare what governance and AWS call for with what is published.
 
     Args:
-        published: the target's file now; None when there is none.
-        expected: the target's version of that file.
         source_sha: the last governance commit that touched the file.
         now: becomes `last-sync` if the content has changed.
+        proved_absent: those of `names_to_prove` that a look-up by name proved to be gone.
+        account_is_known: the answering account is the mirror's, whatever the published URIs say.
 
     Raises:
         EntityInvalid: Backstage would refuse the new entity.
-        TargetRefused: what is published is not this mirror's entity.
     """
     entity = build_entity(
         identity, registry, account_id=inventory.account_id, region=inventory.region
     )
     check_entity(entity)
     content = render_entity(entity, source_sha=source_sha, last_sync=now)
-    current = read_published(published, identity) if published is not None else None
-    differences = tuple(_differences(current, entity["spec"]))
+    published = current.entity
+    differences = tuple(_differences(published, entity["spec"]))
     changes = _changes(
         differences,
         live=[line["name"] for line in entity["spec"]["repositories"]],
-        listed=current.repositories if current else (),
+        listed=published.repositories if published else (),
+    )
+    removals = Removals(
+        listed=len(published.repositories) if published else 0,
+        removed=changes.removed,
+        unproved=sorted(set(names_to_prove(published, registry)) - set(proved_absent)),
+        uncounted=current.uncounted,
+        account="" if account_is_known else _other_account(published, inventory.account_id),
     )
     return Plan(
         source_sha=source_sha,
         content=content,
         digest=content_digest(entity),
-        published_digest=current.digest if current else None,
-        expected=expected,
-        unchanged=published is not None and same_content(published, content),
+        published_digest=published.digest if published else None,
+        expected=current.version,
+        unchanged=current.content is not None and same_content(current.content, content),
         changes=changes,
         differences=differences,
-        reasons_held=_reasons(current, changes, registry, inventory, limits),
+        reasons_held=reasons_to_hold(removals, limits),
         reads_began_at=reads_began_at,
-        last_good=last_good_in_words(current, now),
+        last_good=current.known_as or last_good_in_words(published, now),
         counts=registry.counts(),
+        published_last_sync=published.last_sync if published else None,
+        published_live=len(published.repositories) if published and not current.uncounted else None,
     )
 
 
-def names_to_prove(published: Collection[str], inventory: Collection[str]) -> list[str]:
-    """Names that are published and missing from a listing, sorted: their absence needs proof."""
-    return sorted(set(published) - set(inventory))
+def names_to_prove(published: PublishedEntity | None, registry: ReconciledRegistry) -> list[str]:
+    """Names whose absence from AWS needs proof, sorted: published as live, governed and unlisted.
+
+    A repository that governance dropped or decommissioned goes by a commit, and needs none.
+    """
+    absent = {each.name for each in registry.repositories if each.state in _ABSENT_STATES}
+    return sorted(absent & published.repositories.keys()) if published else []
 
 
 def _differences(current: PublishedEntity | None, spec: Mapping[str, Any]) -> Iterator[Difference]:
@@ -232,25 +323,13 @@ def _changes(
     )
 
 
-def _reasons(
-    current: PublishedEntity | None,
-    changes: Changes,
-    registry: ReconciledRegistry,
-    inventory: Inventory,
-    limits: RemovalLimits,
-) -> tuple[str, ...]:
-    if current is None:
-        return ()
-    # A repository that governance dropped or decommissioned is gone by a commit; any other is
-    # gone because AWS no longer has it, which the listing alone does not prove.
-    absent = {each.name for each in registry.repositories if each.state in _ABSENT_STATES}
-    unproved = [
-        name for name in changes.removed if name in absent and name not in inventory.proved_absent
-    ]
-    removals = Removals(
-        listed=len(current.repositories),
-        removed=changes.removed,
-        unproved=unproved,
-        published_damaged=current.damaged,
+def _other_account(published: PublishedEntity | None, answering: str) -> str:
+    """Say that the published URIs name other accounts than the answering one; empty if not."""
+    lines = published.repositories.values() if published else ()
+    named = accounts_of(str(line.get("uri", "")) for line in lines)
+    if not named or answering in named:
+        return ""
+    return (
+        f"the published URIs name account {' and '.join(sorted(named))}, and {answering} answers: "
+        "approve if that is the mirror's account, or write the right one as registry.account_id"
     )
-    return reasons_to_hold(removals, limits)

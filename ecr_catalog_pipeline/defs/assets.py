@@ -11,11 +11,22 @@ import dagster as dg
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.core.errors import CatalogError, EntityInvalid
 from ecr_catalog_pipeline.core.health import RegistryHealth
+from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import checks, health_report, tables
 from ecr_catalog_pipeline.defs.last_good import CONTENT_DIGEST, read_last_good
-from ecr_catalog_pipeline.defs.resources import governance_key, publisher_key, registry_key
+from ecr_catalog_pipeline.defs.last_publication import (
+    after_run,
+    last_publication_metadata,
+    read_last_publication,
+)
+from ecr_catalog_pipeline.defs.resources import (
+    backstage_key,
+    governance_key,
+    publisher_key,
+    registry_key,
+)
 from ecr_catalog_pipeline.mirroring import (
     GovernanceRead,
     InventoryRead,
@@ -130,31 +141,25 @@ def _governance_catalog(mirror: Mirror) -> dg.AssetsDefinition:
 
 
 def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
-    registry, target = registry_key(mirror), publisher_key(mirror)
+    registry = registry_key(mirror)
 
     @asset_of(
         mirror,
         "ecr_inventory",
         kinds={"aws", "ecr"},
         deps=[key_of(mirror, "ecr_registry")],
-        required_resource_keys={registry, target},
-        description="Every repository of the registry, read completely or not at all; the absence "
-        "of what is published is proved by a look-up.",
+        required_resource_keys={registry},
+        description="Every repository of the registry, read completely or not at all.",
     )
     def ecr_inventory(context: dg.AssetExecutionContext) -> dg.MaterializeResult[InventoryRead]:
         with told_to_dagster():
-            read = mirroring.read_inventory(
-                getattr(context.resources, registry),
-                getattr(context.resources, target),
-                mirror.identity,
-            )
+            read = mirroring.read_inventory(getattr(context.resources, registry))
         inventory = read.inventory
         return dg.MaterializeResult(
             value=read,
             data_version=dg.DataVersion(inventory.fingerprint),
             metadata={
                 "repositories": len(inventory.repositories),
-                "proved_absent": len(inventory.proved_absent),
                 "account_id": inventory.account_id,
                 "region": inventory.region,
             },
@@ -165,7 +170,8 @@ def _ecr_inventory(mirror: Mirror) -> dg.AssetsDefinition:
 
 def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
     key = key_of(mirror, "reconciled_registry")
-    target = publisher_key(mirror)
+    target, registry = publisher_key(mirror), registry_key(mirror)
+    backstage = backstage_key(mirror)
 
     @asset_of(
         mirror,
@@ -175,10 +181,11 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
             "governance": dg.AssetIn(key_of(mirror, "governance_catalog")),
             "inventory": dg.AssetIn(key_of(mirror, "ecr_inventory")),
         },
-        required_resource_keys={target},
+        required_resource_keys={target, registry, backstage},
         check_specs=checks.reconciled_specs(key),
         description="Every repository in its one state, and the plan: what the next publication "
-        "would change, and whether the removal guard holds it.",
+        "would change, and whether the removal guard holds it. The absence of what it would remove "
+        "is proved by a look-up.",
     )
     def reconciled_registry(
         context: dg.AssetExecutionContext, governance: GovernanceRead, inventory: InventoryRead
@@ -186,7 +193,15 @@ def _reconciled_registry(mirror: Mirror) -> dg.AssetsDefinition:
         with told_to_dagster():
             try:
                 planned = mirroring.plan_publication(
-                    mirror, governance, inventory, getattr(context.resources, target)
+                    mirror,
+                    governance,
+                    inventory,
+                    ecr=getattr(context.resources, registry),
+                    publisher=getattr(context.resources, target),
+                    backstage=getattr(context.resources, backstage),
+                    last=read_last_publication(
+                        context.instance, key_of(mirror, "published_entity")
+                    ),
                 )
             except EntityInvalid as error:
                 yield checks.entity_valid(error)
@@ -255,7 +270,7 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
                 run_id=context.run.run_id,
                 approve=config.approve,
             )
-        return _publication_result(context, mirror, planned.plan, publication)
+        return _publication_result(context, mirror, planned, publication)
 
     def published_entity_and_report(
         context: dg.AssetExecutionContext,
@@ -275,25 +290,43 @@ def _published_entity(mirror: Mirror) -> dg.AssetsDefinition:
                 run_id=run_id,
                 approve=config.approve,
             )
-        return _publication_result(context, mirror, planned.plan, publication)
+        return _publication_result(context, mirror, planned, publication)
 
     return decorate(published_entity_and_report if mirror.health else published_entity)
 
 
 def _publication_result(
-    context: dg.AssetExecutionContext, mirror: Mirror, plan: Plan, publication: Publication
+    context: dg.AssetExecutionContext,
+    mirror: Mirror,
+    planned: PlannedRegistry,
+    publication: Publication,
 ) -> dg.MaterializeResult[Publication]:
+    plan, key = planned.plan, key_of(mirror, "published_entity")
     context.log.info("%s: %s", publication.outcome, plan.summary)
     now = mirroring.now_utc()
-    good = read_last_good(context.instance, key_of(mirror, "published_entity")).after(
-        publication, now
-    )
+    good = read_last_good(context.instance, key).after(publication, now)
+    where = getattr(context.resources, publisher_key(mirror)).where
+    last = read_last_publication(context.instance, key)
+    stays = left_behind(last, where, mirror.identity.reference)
+    if stays:
+        context.log.warning("%s", stays)
     return dg.MaterializeResult(
         value=publication,
         data_version=dg.DataVersion(publication.digest),
         metadata={
             "outcome": publication.outcome.value,
-            "target": getattr(context.resources, publisher_key(mirror)).where,
+            "target": where,
+            **({"left_behind": stays} if stays else {}),
+            **last_publication_metadata(
+                after_run(
+                    last,
+                    planned,
+                    publication,
+                    kind=mirror.publish.kind,
+                    where=where,
+                    identity=mirror.identity,
+                )
+            ),
             "version": publication.version or "",
             CONTENT_DIGEST: publication.digest,
             **good.metadata(),
@@ -354,6 +387,7 @@ def _plan_metadata(mirror: Mirror, planned: PlannedRegistry) -> dict[str, Any]:
         "plan_hash": plan.plan_hash,
         "held": plan.held,
         "held_because": "; ".join(plan.reasons_held),
+        "proved_absent": planned.proved_absent,
         "diff": tables.diff(plan.changes),
         "states": tables.repositories(planned.registry.repositories),
         "findings_table": tables.findings(planned.registry.findings),
@@ -384,6 +418,7 @@ def told_to_dagster() -> Iterator[None]:
         raise dg.Failure(
             description=str(error),
             metadata={
+                "kind": type(error).__name__,
                 "problem": error.problem,
                 "remediation": error.remediation,
                 "needs": error.needs,

@@ -80,7 +80,7 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
             return dg.SkipReason("a run of this mirror is queued or under way")
         try:
             blob = getattr(context.resources, repo).read().blob
-            inventory = getattr(context.resources, registry).read({})
+            inventory = getattr(context.resources, registry).read()
         except CatalogError as error:
             return dg.SkipReason(f"cannot look: {error}")
         now = Seen(

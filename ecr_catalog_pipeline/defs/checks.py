@@ -197,6 +197,8 @@ def published_equals_desired(plan: Plan, publication: Publication) -> dg.AssetCh
     """Say whether the target, read back, holds what was planned."""
     if publication.outcome is Outcome.HELD:
         description = "the removal guard holds the plan; the last good entity stays"
+    elif publication.unread:
+        description = f"the target took the file; reading it back failed: {publication.unread}"
     elif publication.equals_desired:
         description = "the published file is the desired one"
     else:

@@ -134,12 +134,13 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
         try:
             if told.step != "publish":
                 governance = mirroring.read_governance(repo, mirror.governance.path)
-                inventory = mirroring.read_inventory(registry, publisher, mirror.identity)
+                inventory = mirroring.read_inventory(registry)
                 planned = mirroring.plan_publication(
                     mirror,
                     governance,
                     inventory,
-                    publisher,
+                    ecr=registry,
+                    publisher=publisher,
                     clock=lambda: mirroring.now_utc() + ahead,  # noqa: B023 - called in this turn
                 )
             assert planned is not None

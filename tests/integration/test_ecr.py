@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +14,13 @@ from ecr_catalog_pipeline.adapters import aws, ecr
 from ecr_catalog_pipeline.adapters.ecr import MAX_LOOK_UPS, EcrRegistry
 from ecr_catalog_pipeline.core.errors import InventoryFailed
 from ecr_catalog_pipeline.core.inventory import Inventory, Repository
-from tests.fakes.aws import Answer, AnyFault, Call, FakeAws, Fault, OtherAccount, StaleListing
+from tests.fakes.aws import Answer, AnyFault, Call, FakeAws, Fault, StaleListing
 
 LISTING: Final = "DescribeRepositories"
 IDENTITY: Final = "GetCallerIdentity"
 ROLE: Final = "AssumeRole"
 OTHER: Final = "210987654321"
 REAL_KEY: Final = "AKIAREALREALREALREAL"
-NOTHING: Final[Mapping[str, str]] = {}
 
 
 @pytest.fixture
@@ -45,22 +44,21 @@ def warm() -> Iterator[tuple[FakeAws, EcrRegistry]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("AWS_PROFILE", raising=False)
             patch.setattr(aws, "ATTEMPTS", 1)
-            reader.read(NOTHING)
+            reader.read()
         yield fake, reader
 
 
 def fails(
     warm: tuple[FakeAws, EcrRegistry],
     fault: AnyFault,
-    published: Mapping[str, str] = NOTHING,
-    *,
+    *looked_up: str,
     at: int = 1,
 ) -> InventoryFailed:
     fake, reader = warm
     fake.fail(LISTING, fault, at=at)
     before = fake.count(LISTING)
     try:
-        error = failed(reader, published)
+        error = failed(reader, *looked_up)
     finally:
         fake.clear()
     assert "ecr:DescribeRepositories" in error.problem
@@ -84,9 +82,9 @@ def fill(fake: FakeAws, count: int) -> list[str]:
     return sorted(created)
 
 
-def published(fake: FakeAws, *names: str) -> dict[str, str]:
-    host = f"{fake.account_id}.dkr.ecr.{fake.region}.amazonaws.com"
-    return {name: f"{host}/{name}" for name in names}
+def absent(reader: EcrRegistry, *names: str) -> frozenset[str]:
+    """Read, and prove the absence of these as a run does."""
+    return reader.prove_absent(reader.read().account_id, names)
 
 
 def calls(fake: FakeAws, operation: str = LISTING) -> list[Call]:
@@ -101,9 +99,10 @@ def look_ups(fake: FakeAws) -> list[Call]:
     return [call for call in calls(fake) if "repositoryNames" in call.parameters]
 
 
-def failed(registry: EcrRegistry, published: Mapping[str, str] = NOTHING) -> InventoryFailed:
+def failed(registry: EcrRegistry, *looked_up: str) -> InventoryFailed:
+    """Read, then look these names up; gives why that failed."""
     with pytest.raises(InventoryFailed) as caught:
-        registry.read(published)
+        absent(registry, *looked_up)
     assert caught.value.needs == "time"
     assert caught.value.remediation
     return caught.value
@@ -117,7 +116,7 @@ def test_a_read_is_complete_and_keeps_its_budget(fake: FakeAws, count: int) -> N
     expected = fill(fake, count)
     reader = registry(fake)
 
-    assert names(reader.read(NOTHING)) == expected
+    assert names(reader.read()) == expected
 
     pages = max(1, -(-count // 1000))
     assert [call.parameters["maxResults"] for call in listings(fake)] == [1000] * pages
@@ -125,7 +124,7 @@ def test_a_read_is_complete_and_keeps_its_budget(fake: FakeAws, count: int) -> N
     assert fake.count(IDENTITY) == 1
     assert len(fake.calls) == pages + 1
 
-    assert names(reader.read(NOTHING)) == expected
+    assert names(reader.read()) == expected
     assert fake.count(LISTING) == 2 * pages
     assert fake.count(IDENTITY) == 1
     assert len(fake.calls) == 2 * pages + 1
@@ -134,7 +133,7 @@ def test_a_read_is_complete_and_keeps_its_budget(fake: FakeAws, count: int) -> N
 def test_a_repository_is_read_as_ecr_describes_it(fake: FakeAws) -> None:
     created = datetime(2026, 1, 5, 7, 30, 15, tzinfo=UTC)
     uri = fake.create("payments/gateway", created, scan_on_push=True, encryption="KMS")
-    inventory = registry(fake).read(NOTHING)
+    inventory = registry(fake).read()
     assert inventory == Inventory(
         account_id=fake.account_id,
         region=fake.region,
@@ -150,34 +149,31 @@ def test_nothing_is_asked_before_the_first_read(fake: FakeAws) -> None:
 def test_every_read_asks_again(fake: FakeAws) -> None:
     reader = registry(fake)
     fake.create("one")
-    assert names(reader.read(NOTHING)) == ["one"]
+    assert names(reader.read()) == ["one"]
     fake.create("two")
     fake.delete("one")
-    assert names(reader.read(NOTHING)) == ["two"]
+    assert names(reader.read()) == ["two"]
 
 
 def test_the_same_repository_on_two_pages_is_one(fake: FakeAws) -> None:
     expected = fill(fake, 1001)
     fake.fail(LISTING, Fault.DUPLICATES, at=2)
-    assert names(registry(fake).read(NOTHING)) == expected
+    assert names(registry(fake).read()) == expected
 
 
 def test_an_empty_page_is_not_the_end(fake: FakeAws) -> None:
     expected = fill(fake, 1001)
     fake.fail(LISTING, Fault.EMPTY_PAGE, at=1, times=1)
     fake.fail(LISTING, Fault.EMPTY_PAGE, at=3, times=1)
-    assert names(registry(fake).read(NOTHING)) == expected
+    assert names(registry(fake).read()) == expected
 
 
 # Absence is proved
 
 
-def test_only_what_is_published_and_missing_is_looked_up_each_alone(fake: FakeAws) -> None:
-    for name in ("kept", "unpublished"):
-        fake.create(name)
-    inventory = registry(fake).read(published(fake, "kept", "gone/two", "gone/one"))
-    assert names(inventory) == ["kept", "unpublished"]
-    assert inventory.proved_absent == {"gone/one", "gone/two"}
+def test_each_name_is_looked_up_alone(fake: FakeAws) -> None:
+    reader = registry(fake)
+    assert absent(reader, "gone/one", "gone/two") == {"gone/one", "gone/two"}
     assert [call.parameters for call in look_ups(fake)] == [
         {"registryId": fake.account_id, "repositoryNames": ["gone/one"]},
         {"registryId": fake.account_id, "repositoryNames": ["gone/two"]},
@@ -185,23 +181,22 @@ def test_only_what_is_published_and_missing_is_looked_up_each_alone(fake: FakeAw
     assert len(fake.calls) == 1 + 1 + 2
 
 
-def test_nothing_is_looked_up_when_all_that_is_published_is_listed(fake: FakeAws) -> None:
-    expected = fill(fake, 1500)
-    assert registry(fake).read(published(fake, *expected)).proved_absent == frozenset()
+def test_a_read_looks_nothing_up(fake: FakeAws) -> None:
+    fill(fake, 1500)
+    assert absent(registry(fake)) == frozenset()
     assert len(look_ups(fake)) == 0
 
 
 def test_at_most_fifty_are_looked_up(fake: FakeAws) -> None:
     gone = [f"gone-{number:03}" for number in range(60)]
-    inventory = registry(fake).read(published(fake, *gone))
+    proved = absent(registry(fake), *gone)
     assert MAX_LOOK_UPS == 50
     assert len(look_ups(fake)) == 50
-    assert inventory.proved_absent == set(gone[:50])
+    assert proved == set(gone[:50])
 
 
 def test_a_name_that_ecr_never_accepts_is_absent_without_a_look_up(fake: FakeAws) -> None:
-    inventory = registry(fake).read(published(fake, "No-Such_Name", "x"))
-    assert inventory.proved_absent == {"No-Such_Name", "x"}
+    assert absent(registry(fake), "No-Such_Name", "x") == {"No-Such_Name", "x"}
     assert look_ups(fake) == []
 
 
@@ -217,9 +212,9 @@ def test_a_name_that_ecr_never_accepts_is_absent_without_a_look_up(fake: FakeAws
 def test_one_that_is_found_by_its_name_shows_that_the_listing_was_wrong(
     fake: FakeAws, fault: AnyFault, at: int
 ) -> None:
-    known = fill(fake, 2500)
+    fill(fake, 2500)
     fake.fail(LISTING, fault, at=at)
-    error = failed(registry(fake), published(fake, *known[:5], "team-3/app-01200", "gone"))
+    error = failed(registry(fake), "gone", "team-3/app-01200")
     assert "ecr:DescribeRepositories" in error.problem
     assert "team-3/app-01200" in error.problem
 
@@ -242,7 +237,7 @@ def test_one_that_is_found_by_its_name_shows_that_the_listing_was_wrong(
 def test_a_look_up_that_fails_proves_nothing(
     warm: tuple[FakeAws, EcrRegistry], fault: AnyFault
 ) -> None:
-    fails(warm, fault, published(warm[0], "gone"), at=3)
+    fails(warm, fault, "gone", at=3)
 
 
 # Complete or failed, nothing between
@@ -269,7 +264,7 @@ def test_a_page_that_fails_fails_the_read(
     error = fails(warm, fault, at=page)
     assert cause.lower() in error.problem.lower()
     fake, reader = warm
-    assert names(reader.read(NOTHING)) == sorted(fake.names())
+    assert names(reader.read()) == sorted(fake.names())
 
 
 @pytest.mark.usefixtures("one_attempt")
@@ -413,7 +408,7 @@ def test_what_keeps_failing_is_tried_four_times(fake: FakeAws) -> None:
 def test_what_fails_once_is_tried_again(fake: FakeAws, fault: Fault) -> None:
     expected = fill(fake, 3)
     fake.fail(LISTING, fault, times=1)
-    assert names(registry(fake).read(NOTHING)) == expected
+    assert names(registry(fake).read()) == expected
     assert fake.count(LISTING) == 2
 
 
@@ -445,8 +440,8 @@ def test_the_time_limit_goes_for_the_role_too(
 
 
 def test_the_account_is_the_one_that_answers(fake: FakeAws) -> None:
-    assert registry(fake).read(NOTHING).account_id == fake.account_id
-    assert registry(fake, account_id=fake.account_id).read(NOTHING).account_id == fake.account_id
+    assert registry(fake).read().account_id == fake.account_id
+    assert registry(fake, account_id=fake.account_id).read().account_id == fake.account_id
 
 
 def test_another_account_than_the_mirrors_fails_before_anything_is_listed(fake: FakeAws) -> None:
@@ -456,25 +451,6 @@ def test_another_account_than_the_mirrors_fails_before_anything_is_listed(fake: 
     assert OTHER in error.problem
     assert "registry.account_id" in error.remediation
     assert fake.count(LISTING) == 0
-
-
-def test_another_account_than_that_of_the_published_uris_fails(fake: FakeAws) -> None:
-    fake.fail(IDENTITY, OtherAccount(OTHER))
-    error = failed(registry(fake), published(fake, "one", "two"))
-    assert OTHER in error.problem
-    assert fake.account_id in error.problem
-    assert fake.count(LISTING) == 0
-
-
-def test_the_mirrors_account_counts_more_than_the_published_uris(fake: FakeAws) -> None:
-    moved = {"app": f"{OTHER}.dkr.ecr.{fake.region}.amazonaws.com/app"}
-    inventory = registry(fake, account_id=fake.account_id).read(moved)
-    assert inventory.proved_absent == {"app"}
-
-
-def test_uris_that_name_no_account_say_nothing(fake: FakeAws) -> None:
-    inventory = registry(fake).read({"one": "", "two": "registry.example.com/two"})
-    assert inventory.proved_absent == {"one", "two"}
 
 
 def test_a_wrong_account_is_refused_at_every_read(fake: FakeAws) -> None:
@@ -526,7 +502,7 @@ def test_an_identity_that_fails_fails_the_read_and_is_asked_for_again(
     assert fake.count(LISTING) == 0
 
     fake.clear()
-    assert names(reader.read(NOTHING)) == ["one"]
+    assert names(reader.read()) == ["one"]
 
 
 # The role
@@ -541,10 +517,10 @@ def test_a_role_is_assumed_once_and_signs_every_call(fake: FakeAws) -> None:
     fake.create("theirs", account_id=OTHER)
     reader = assuming(fake, account_id=OTHER)
 
-    inventory = reader.read(NOTHING)
+    inventory = reader.read()
     assert names(inventory) == ["theirs"]
     assert inventory.account_id == OTHER
-    reader.read(NOTHING)
+    reader.read()
 
     (assumed,) = calls(fake, ROLE)
     assert assumed.access_key_id == "emulator"
@@ -567,7 +543,7 @@ def test_a_role_that_cannot_be_assumed_fails_the_read_in_its_name(
     assert "sts:AssumeRole" in error.problem
     assert "GetCallerIdentity" not in str(error)
     fake.clear()
-    assert reader.read(NOTHING).account_id == OTHER
+    assert reader.read().account_id == OTHER
 
 
 # Credentials
@@ -596,7 +572,7 @@ def test_real_credentials_never_reach_an_emulator(
 ) -> None:
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
-    reader_of(fake).read(NOTHING)
+    reader_of(fake).read()
     assert fake.calls[0].access_key_id == "emulator"
     assert REAL_KEY not in {call.access_key_id for call in fake.calls}
 

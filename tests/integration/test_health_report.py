@@ -295,10 +295,9 @@ def plan_at(world: World, publisher: GitPublisher, now: datetime) -> mirroring.P
         mirroring.read_governance(
             wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, clock=lambda: now
         ),
-        mirroring.read_inventory(
-            wiring.ecr_registry(mirror), publisher, mirror.identity, clock=lambda: now
-        ),
-        publisher,
+        mirroring.read_inventory(wiring.ecr_registry(mirror), clock=lambda: now),
+        ecr=wiring.ecr_registry(mirror),
+        publisher=publisher,
         clock=lambda: now,
     )
 

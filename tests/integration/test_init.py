@@ -317,6 +317,15 @@ def test_a_second_mirror_of_one_target_is_not_written(user: User) -> None:
     assert not user.mirror("two").exists()
 
 
+def test_a_second_mirror_of_one_entity_is_not_written(user: User) -> None:
+    assert user.run("init", "one", *user.flags, "--yes").returncode == 0
+    elsewhere = ["--publish-path", "catalog/other.yaml", "--entity-name", "ONE-ecr-registry"]
+    done = user.run("init", "two", *user.flags, *elsewhere, "--yes")
+    assert done.returncode == 1
+    assert "the mirror one publishes resource:default/one-ecr-registry already" in done.stderr
+    assert not user.mirror("two").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

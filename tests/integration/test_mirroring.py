@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.adapters.publisher import Publisher
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
+from tests.drills.s3_faults import Broken, S3Faults
 from tests.fakes.aws import Answer, AnyFault, Fault, OtherAccount, StaleListing
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
@@ -183,12 +185,6 @@ def test_a_first_publication_is_never_held(world: World) -> None:
     assert world.sync().outcome == "published"
     assert list(world.listed) == list(TEN)
 
-    for name in TEN:
-        world.fake.delete(name)
-    world.target.remove()
-    assert world.sync().outcome == "published", "nothing is published that could be lost"
-    assert world.listed == {}
-
 
 def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World) -> None:
     world = file_world
@@ -242,6 +238,42 @@ def test_a_held_plan_waits_for_the_approval_of_that_very_plan(file_world: World)
     assert "held_since" not in approved.materialization("published_entity").metadata
     assert list(world.listed) == ["newcomer", *TEN[4:]]
     assert world.sync().outcome == "unchanged"
+
+
+def test_an_approval_that_was_used_approves_the_same_removal_never_again(
+    file_world: World,
+) -> None:
+    world = file_world
+
+    def removal() -> str:
+        """Delete three in AWS, and give the hash of the plan that is held."""
+        for name in TEN[:3]:
+            world.fake.delete(name)
+        held = world.sync()
+        assert held.outcome == "held"
+        return held.planned.plan.plan_hash
+
+    world.have(*TEN)
+    world.sync()
+    used = removal()
+    assert world.sync(approve=used).outcome == "published"
+
+    for name in TEN[:3]:
+        world.fake.create(name)
+    wait_for_another_second(world)
+    assert world.sync(approve=used).outcome == "published", "old content, published anew"
+    again = removal()
+
+    assert again != used
+    assert world.sync(approve=used).outcome == "held", "as by a CronJob that keeps its --approve"
+    assert world.sync(approve=again).outcome == "published"
+
+
+def wait_for_another_second(world: World) -> None:
+    """Wait until a publication of now has another `last-sync` than the one that stands there."""
+    stands = datetime.fromisoformat(world.entity["metadata"]["annotations"]["platform/last-sync"])
+    while datetime.now(UTC) < stands + timedelta(seconds=1):
+        time.sleep(0.05)
 
 
 def test_while_a_plan_is_held_parity_is_verified_against_the_last_good(file_world: World) -> None:
@@ -420,13 +452,9 @@ def planned_at(world: World, publisher: Publisher, began: datetime) -> PlannedRe
     governance = mirroring.read_governance(
         wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, lambda: began
     )
-    inventory = mirroring.read_inventory(
-        wiring.ecr_registry(mirror),
-        publisher,
-        mirror.identity,
-        lambda: began + timedelta(seconds=30),
-    )
-    return mirroring.plan_publication(mirror, governance, inventory, publisher)
+    ecr = wiring.ecr_registry(mirror)
+    inventory = mirroring.read_inventory(ecr, lambda: began + timedelta(seconds=30))
+    return mirroring.plan_publication(mirror, governance, inventory, ecr=ecr, publisher=publisher)
 
 
 def test_a_run_that_resumes_an_old_plan_fails(file_world: World) -> None:
@@ -446,6 +474,24 @@ def test_a_run_that_resumes_an_old_plan_fails(file_world: World) -> None:
     stored.write_text(fresh)
     assert world.sync(only=["published_entity"]).outcome == "published"
     assert list(world.listed) == list(SIX)
+
+
+def test_a_publication_that_cannot_be_read_back_counts_and_says_so(tmp_path: Path, s3: str) -> None:
+    with S3Faults(s3) as faults:
+        target = S3Target(s3)
+        with a_world(tmp_path, target) as world:
+            world.have(*SIX)
+            publish = {**target.settings(), "endpoint_url": faults.endpoint_url}
+            world.write_mirror(publish=publish)
+            unreadable = meddling(world, lambda _: faults.fail("GET", Broken.ACCESS_DENIED))
+
+            synced = world.sync(overrides=unreadable)
+
+            assert synced.outcome == "published"
+            assert synced.publication.published_at is not None
+            assert list(world.listed) == list(SIX)
+            said = synced.evaluations["published_equals_desired"].description or ""
+            assert "the target took the file; reading it back failed: s3:GetObject" in said
 
 
 # A source that fails

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -17,6 +18,7 @@ from filelock import FileLock
 
 from ecr_catalog_pipeline.adapters import publish_file
 from ecr_catalog_pipeline.adapters.publish_file import FilePublisher
+from ecr_catalog_pipeline.adapters.publisher import Published
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 from tests.integration.publisher_contract import (
     FOREIGN,
@@ -232,6 +234,23 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file(
     assert process.exitcode == 0
     assert target.content() == before
     assert target.beside == set()
+
+
+def test_a_file_that_was_replaced_before_something_failed_counts_as_published(
+    target: FileTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def no_folder_reaches_the_disk(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", no_folder_reaches_the_disk)
+
+    version = publish(target.publisher(), ONE)
+
+    assert target.publisher().read() == Published(ONE, version)
 
 
 def test_a_process_that_was_killed_leaves_the_file_whole_and_the_lock_free(

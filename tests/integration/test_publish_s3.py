@@ -19,6 +19,7 @@ from ecr_catalog_pipeline.adapters import aws
 from ecr_catalog_pipeline.adapters.publisher import Published, Publisher
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.settings import Mirror
+from tests.drills.s3_faults import Broken, S3Faults
 from tests.integration.publisher_contract import (
     NOTHING,
     ONE,
@@ -295,6 +296,82 @@ def test_a_put_whose_answer_was_lost_counts(s3: ScriptedS3) -> None:
     assert publisher_of(s3.endpoint).publish(ONE, '"old"', PROVENANCE) == '"ours"'
     assert [each.method for each in s3.requests] == ["PUT", "PUT", "GET"]
     assert [each.headers["If-Match"] for each in s3.requests[:2]] == ['"old"', '"old"']
+
+
+TAKEN: Final = (Broken.DONE_THEN_500, Broken.DONE_THEN_DROPPED, Broken.NO_ETAG, Broken.LOGIN_PAGE)
+
+
+@pytest.mark.usefixtures("two_attempts")
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("broken", TAKEN)
+def test_a_put_none_of_whose_answers_arrives_is_read_back_and_counts(
+    target: S3Target, broken: Broken, *, first: bool
+) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = None if first else publish(publisher, ONE)
+        faults.fail("PUT", broken)
+
+        published = publisher.publish(TWO, version, PROVENANCE)
+
+        assert publisher.read() == Published(TWO, published)
+
+
+@pytest.mark.usefixtures("two_attempts")
+def test_a_put_that_was_not_taken_says_that_what_is_published_stays(target: S3Target) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = publish(publisher, ONE)
+        faults.fail("PUT", Broken.DROPPED)
+
+        with pytest.raises(TargetUnavailable) as caught:
+            publisher.publish(TWO, version, PROVENANCE)
+
+    assert "what is published stays" in caught.value.remediation
+    assert target.content() == ONE
+
+
+@pytest.mark.usefixtures("two_attempts")
+@pytest.mark.parametrize("broken", [Broken.DONE_THEN_DROPPED, Broken.DROPPED])
+def test_a_put_that_cannot_be_read_back_does_not_say_what_is_published(
+    target: S3Target, broken: Broken
+) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = publish(publisher, ONE)
+        faults.fail("PUT", broken)
+        faults.fail("GET", Broken.DROPPED)
+
+        with pytest.raises(TargetUnavailable, match="unknown whether") as caught:
+            publisher.publish(TWO, version, PROVENANCE)
+
+    assert "s3:PutObject" in caught.value.problem
+    assert "s3:GetObject" in caught.value.problem
+    assert "stays" not in str(caught.value)
+    assert caught.value.needs == "time"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("KMS.Disabled", "The key is disabled"),
+        ("KMS.DisabledException", "arn:aws:kms:eu-west-2:123456789012:key/1 is disabled."),
+        ("KMS.NotFoundException", "Key does not exist"),
+        ("KMSInvalidStateException", "Key is pending deletion"),
+        ("AccessDenied", "User is not authorized to perform: kms:GenerateDataKey"),
+    ],
+)
+def test_a_kms_key_that_is_at_fault_is_named_in_the_remediation(
+    s3: ScriptedS3, code: str, message: str
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    s3.will(Answer(400, body, {"Content-Type": "application/xml"}))
+    publisher = publisher_of(s3.endpoint)
+    for act in (publisher.read, publishing(publisher)):
+        error = failed(act)
+        assert isinstance(error, TargetRefused)
+        assert code in error.problem
+        assert "Enable the KMS key" in error.remediation
 
 
 def publishing(publisher: Publisher) -> Callable[[], object]:

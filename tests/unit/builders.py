@@ -12,7 +12,7 @@ from ecr_catalog_pipeline.core.entity import EntityIdentity, build_entity, rende
 from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.guard import RemovalLimits
 from ecr_catalog_pipeline.core.inventory import Inventory, Repository
-from ecr_catalog_pipeline.core.plan import Plan, make_plan
+from ecr_catalog_pipeline.core.plan import Current, Plan, make_plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, reconcile
 
 ROOT: Final = Path(__file__).parents[2]
@@ -41,12 +41,11 @@ def repository(name: str, **changes: Any) -> Repository:
     return replace(Repository(name, uri_of(name)), **changes)
 
 
-def inventory(names: Iterable[str], *, proved_absent: Iterable[str] = ()) -> Inventory:
+def inventory(names: Iterable[str]) -> Inventory:
     return Inventory(
         account_id=ACCOUNT,
         region=REGION,
         repositories=tuple(repository(name) for name in sorted(names)),
-        proved_absent=frozenset(proved_absent),
     )
 
 
@@ -74,9 +73,9 @@ def rendered(entity: dict[str, Any], *, sha: str = SHA, at: datetime = NOW) -> b
     return render_entity(entity, source_sha=sha, last_sync=at)
 
 
-def published(*names: str, **changes: Any) -> bytes:
+def published(*names: str, at: datetime = NOW, **changes: Any) -> bytes:
     """The file of a registry in which every name is live."""
-    return rendered(entity_of(live_registry(*names, **changes)))
+    return rendered(entity_of(live_registry(*names, **changes)), at=at)
 
 
 def plan(
@@ -84,13 +83,17 @@ def plan(
     present: Inventory,
     **changes: Any,
 ) -> Plan:
+    """A plan against `published`, the target's file; `current` is what else may be known."""
+    content = changes.pop("published", None)
+    version = changes.pop("expected", None if content is None else "a-version")
+    identity = changes.get("identity", IDENTITY)
     arguments: dict[str, Any] = {
         "identity": IDENTITY,
         "limits": RemovalLimits(),
-        "published": None,
-        "expected": None,
         "source_sha": SHA,
         "reads_began_at": NOW,
         "now": NOW,
     }
+    if "current" not in changes:
+        arguments["current"] = Current.at_target(content, version, identity)
     return make_plan(registry=registry, inventory=present, **{**arguments, **changes})

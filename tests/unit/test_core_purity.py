@@ -48,7 +48,7 @@ from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.governance import parse_governance
 from ecr_catalog_pipeline.core.guard import RemovalLimits
 from ecr_catalog_pipeline.core.inventory import Inventory, merge_pages, parse_page
-from ecr_catalog_pipeline.core.plan import make_plan
+from ecr_catalog_pipeline.core.plan import Current, make_plan
 from ecr_catalog_pipeline.core.reconcile import reconcile
 
 GOVERNANCE = sys.stdin.buffer.read()
@@ -62,10 +62,12 @@ def run():
     inventory = Inventory("123456789012", "eu-west-2", merge_pages([page]))
     published = None
     for content in (GOVERNANCE, b"repositories: {}"):
+        identity = EntityIdentity("registry", "default", "Registry", "team", None)
+        current = Current.at_target(published, None, identity)
         plan = make_plan(
-            identity=EntityIdentity("registry", "default", "Registry", "team", None),
+            identity=identity,
             limits=RemovalLimits(), registry=reconcile(parse_governance(content), inventory),
-            inventory=inventory, published=published, expected=None, source_sha="0" * 40,
+            inventory=inventory, current=current, source_sha="0" * 40,
             reads_began_at=NOW, now=NOW,
         )
         plan.check_age(NOW)

@@ -99,7 +99,7 @@ def test_many_removals_that_were_not_proved_are_counted_and_a_few_named() -> Non
 
 
 def test_a_damaged_published_file_holds_the_plan() -> None:
-    removals = Removals(listed=0, removed=(), published_damaged=True)
+    removals = Removals(listed=0, removed=(), uncounted="the published file is damaged")
 
     (reason,) = reasons_to_hold(removals, RemovalLimits())
 

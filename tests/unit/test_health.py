@@ -249,7 +249,7 @@ def held_health(**changes: Any) -> RegistryHealth:
     names = [f"team/app-{number}" for number in range(5)]
     held = plan(
         live_registry(*names[:1]),
-        inventory(names[:1], proved_absent=names),
+        inventory(names[:1]),
         published=published(*names),
     )
     assert held.held

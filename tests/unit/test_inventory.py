@@ -9,6 +9,7 @@ from ecr_catalog_pipeline.core.errors import InventoryFailed
 from ecr_catalog_pipeline.core.inventory import (
     Inventory,
     Repository,
+    accounts_of,
     check_account,
     merge_pages,
     parse_page,
@@ -119,38 +120,40 @@ def test_no_pages_and_empty_pages_hold_no_repositories() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "published"),
-    [
-        (ACCOUNT, []),
-        (ACCOUNT, [uri_of("ab")]),
-        (ACCOUNT, [f"{OTHER_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/ab"]),
-        (None, [uri_of("ab"), uri_of("cd")]),
-        (None, []),
-        (None, ["localhost:5000/ab", "registry.example.org/ab", "127.0.0.1:5000/ab"]),
-        (None, ["twelveletter.example.org/ab"]),
-    ],
+    ("expected", "last_published"),
+    [(ACCOUNT, ""), (ACCOUNT, ACCOUNT), (ACCOUNT, OTHER_ACCOUNT), (None, ACCOUNT), (None, "")],
 )
-def test_the_mirrors_account_may_answer(expected: str | None, published: list[str]) -> None:
-    check_account(ACCOUNT, expected, published)
+def test_the_mirrors_account_may_answer(expected: str | None, last_published: str) -> None:
+    check_account(ACCOUNT, expected, last_published)
 
 
 @pytest.mark.parametrize(
-    ("expected", "published"),
-    [
-        (ACCOUNT, []),
-        (ACCOUNT, [f"{OTHER_ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/ab"]),
-        (None, [uri_of("ab")]),
-        (None, ["localhost:5000/ab", uri_of("ab")]),
-    ],
+    ("expected", "last_published"), [(ACCOUNT, ""), (ACCOUNT, OTHER_ACCOUNT), (None, ACCOUNT)]
 )
 def test_another_account_is_refused_and_both_are_named(
-    expected: str | None, published: list[str]
+    expected: str | None, last_published: str
 ) -> None:
     with pytest.raises(InventoryFailed) as caught:
-        check_account(OTHER_ACCOUNT, expected, published)
+        check_account(OTHER_ACCOUNT, expected, last_published)
 
     assert OTHER_ACCOUNT in caught.value.problem
     assert ACCOUNT in caught.value.problem
+    assert "registry.account_id" in caught.value.remediation
+
+
+@pytest.mark.parametrize(
+    ("uris", "accounts"),
+    [
+        ([uri_of("ab"), uri_of("cd")], {ACCOUNT}),
+        ([], set()),
+        (["localhost:5000/ab", "registry.example.org/ab", "127.0.0.1:5000/ab", ""], set()),
+        (["twelveletter.example.org/ab", uri_of("ab")], {ACCOUNT}),
+    ],
+)
+def test_uris_name_the_accounts_of_ecr_registries_alone(
+    uris: list[str], accounts: set[str]
+) -> None:
+    assert accounts_of(uris) == accounts
 
 
 CREATED = datetime(2026, 1, 9, tzinfo=UTC)

@@ -560,7 +560,7 @@ class World:
         place = bisect_right([moment for moment, _ in self.present], now) - 1
         there = self.present[place][1]
         return replace(
-            inventory(there, proved_absent=NAMES),
+            inventory(there),
             repositories=tuple(repository(n, created_at=there[n]) for n in sorted(there)),
         )
 

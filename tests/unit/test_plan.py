@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ecr_catalog_pipeline.core.entity import content_digest
+from ecr_catalog_pipeline.core.entity import content_digest, read_published
 from ecr_catalog_pipeline.core.errors import EntityInvalid, StalePlan, TargetRefused
 from ecr_catalog_pipeline.core.governance import Entry, Status
 from ecr_catalog_pipeline.core.guard import RemovalLimits
@@ -40,8 +41,9 @@ def plan_without(
     """A plan after `victim`, published among many, became what the arguments say."""
     others = [name for name in MANY if name != victim]
     entries = [entry(name) for name in others] + ([governed] if governed else [])
-    aws = inventory([*others, victim] if present else others, proved_absent=proved)
-    return plan(reconcile(catalog(entries), aws), aws, published=published(*MANY))
+    aws = inventory([*others, victim] if present else others)
+    registry = reconcile(catalog(entries), aws)
+    return plan(registry, aws, published=published(*MANY), proved_absent=proved)
 
 
 def test_a_plan_says_what_it_adds_removes_and_updates_each_sorted() -> None:
@@ -335,6 +337,27 @@ def test_the_plan_hash_moves_when_either_side_moves(moved: Plan) -> None:
     assert moved.plan_hash != plan_of(("ab",), published=published("ab", "cd")).plan_hash
 
 
+def test_the_plan_hash_is_the_contracts_over_three_lines() -> None:
+    made = plan_of(("ab",), published=published("ab", "cd"))
+    first = plan_of(("ab",))
+
+    digests = made.published_digest, made.digest
+    told = f"{digests[0]}\n2026-01-09T23:03:13Z\n{digests[1]}"
+    assert made.plan_hash == hashlib.sha256(told.encode()).hexdigest()
+    assert first.plan_hash == hashlib.sha256(f"\n\n{first.digest}".encode()).hexdigest()
+
+
+def test_an_approval_is_spent_when_the_old_content_is_published_again() -> None:
+    old, reverted = published("ab", "cd"), published("ab", "cd", at=NOW + timedelta(hours=1))
+
+    approved = plan_of(("ab",), published=old)
+    again = plan_of(("ab",), published=reverted)
+
+    assert again.published_digest == approved.published_digest
+    assert again.digest == approved.digest
+    assert again.plan_hash != approved.plan_hash
+
+
 def test_the_way_back_is_another_plan() -> None:
     there = plan_of(("ab",), published=published("cd"))
     back = plan_of(("cd",), published=published("ab"))
@@ -347,6 +370,18 @@ def test_a_plan_whose_reads_are_90_seconds_old_may_be_published(age: float) -> N
     made = plan_of(MANY, reads_began_at=NOW)
 
     made.check_age(NOW + timedelta(seconds=age))
+
+
+@pytest.mark.parametrize("ahead", [5.000001, 60, 86_400])
+def test_a_plan_with_reads_ahead_of_the_clock_is_stale_because_the_clock_was_set_back(
+    ahead: float,
+) -> None:
+    made = plan_of(MANY, reads_began_at=NOW)
+
+    with pytest.raises(StalePlan, match="clock was set back") as caught:
+        made.check_age(NOW - timedelta(seconds=ahead))
+
+    assert caught.value.needs == "time"
 
 
 @pytest.mark.parametrize("age", [90.000001, 139, 86_400])
@@ -366,13 +401,19 @@ def test_a_plan_with_older_reads_is_stale(age: float) -> None:
         ([], ["ab"], []),
         (["ab"], ["ab"], []),
         (["cd", "ab", "ef"], ["ef", "gh"], ["ab", "cd"]),
-        (["cd", "cd"], [], ["cd"]),
+        (["dropped", "lingering", "retired", "ab"], ["lingering"], ["ab"]),
     ],
 )
-def test_names_that_are_published_and_not_listed_need_proof(
+def test_names_that_are_published_governed_and_not_listed_need_proof(
     published_names: list[str], listed: list[str], names: list[str]
 ) -> None:
-    assert names_to_prove(published_names, listed) == names
+    entries = [entry(name) for name in ("ab", "cd")]
+    entries += [entry("ef", status=Status.PENDING), entry("unpublished")]
+    entries += [entry(each, status=Status.DECOMMISSIONED) for each in ("lingering", "retired")]
+    registry = reconcile(catalog(entries), inventory(listed))
+
+    assert names_to_prove(read_published(published(*published_names), IDENTITY), registry) == names
+    assert names_to_prove(None, registry) == []
 
 
 def test_the_summary_counts_states_and_changes() -> None:

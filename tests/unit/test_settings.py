@@ -855,6 +855,30 @@ def test_two_mirrors_with_targets_of_their_own_are_both_loaded(
     assert not both_refused(mirrors, one, two)
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "refused"),
+    [
+        ({"name": "registry"}, {"name": "registry"}, True),
+        ({"name": "registry"}, {"name": "Registry"}, True),
+        ({"name": "one-ecr-registry"}, {"name": "one-ecr-registry", "namespace": "default"}, True),
+        ({"name": "registry"}, {"name": "registry", "namespace": "other"}, False),
+        ({"name": "registry"}, {"name": "registry-2"}, False),
+    ],
+)
+def test_two_mirrors_with_one_entity_are_both_refused_whatever_their_targets(
+    mirrors: Path, one: Mapping[str, str], two: Mapping[str, str], *, refused: bool
+) -> None:
+    for name, entity, target in (("one", one, GIT), ("two", two, S3)):
+        write(mirrors, f"{name}.yaml", {**changed("publish", target), "entity": entity})
+
+    errors = load_mirrors(mirrors).errors
+
+    assert set(errors) == ({"one", "two"} if refused else set())
+    if refused:
+        assert "is also the entity of two" in errors["one"].problem
+        assert "entity.namespace" in errors["one"].remediation
+
+
 def test_one_file_behind_two_folders_is_one_target(mirrors: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(mirrors)
     linked = {**FILE, "path": "../linked/out/ecr-registry.yaml"}
