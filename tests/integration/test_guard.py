@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from ecr_catalog_pipeline.core.text import visible
 from tests.integration.commands import Command, command_in
 
 ROOT: Final = Path(__file__).parents[2]
@@ -139,7 +140,7 @@ def test_the_words_of_a_terminal_name_the_same(command: Command) -> None:
 
     assert done.code == 1
     for path, line, name in EXPECTED:
-        assert f"{path}:{line}: ad-hoc ECR entity {name} (" in done.out
+        assert f"{visible(path)}:{line}: ad-hoc ECR entity {name} (" in done.out
     assert done.out.count(": ad-hoc ECR entity ") == len(EXPECTED)
     for path in UNPARSED:
         assert re.search(rf"^{path}:\d+:\d+: .*\(warning: not inspected\)$", done.err, re.MULTILINE)
