@@ -349,7 +349,7 @@ def _without_code(content: bytes) -> bytes:
             shown[line.start() : line.end()] = b" " * len(line[0])
             rest = line[0].lstrip(b" ")
             run = len(rest) - len(rest.lstrip(fence[:1]))
-            if len(line[0]) - len(rest) <= 3 and run >= len(fence) and not rest[run:].strip():  # noqa: PLR2004
+            if len(line[0]) - len(rest) <= 3 and run >= len(fence) and not rest[run:].strip():
                 fence = b""
         elif begin:
             closing = b"<!-- ecr-catalog:" + begin["mirror"] + b":end -->"
