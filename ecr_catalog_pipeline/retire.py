@@ -310,7 +310,7 @@ def _texts(folder: CatalogFolder) -> tuple[dict[str, str], list[Notice]]:
         try:
             texts[name] = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            undecodable.append(Notice(name, 1, f"not UTF-8 (byte {error.start}); not judged"))
+            undecodable.append(Notice(name, 1, f"not judged: not UTF-8 (byte {error.start})"))
     return texts, undecodable
 
 
