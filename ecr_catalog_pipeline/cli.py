@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ from typing import Any, Final, NoReturn
 import click
 
 from ecr_catalog_pipeline import mirroring, report, wiring
-from ecr_catalog_pipeline.catalog_files import catalog_files
+from ecr_catalog_pipeline.catalog_files import CatalogFile, catalog_files
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.core.last_publication import LastPublication, left_behind
 from ecr_catalog_pipeline.core.parity import judge_plan, judge_published
 from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities
 from ecr_catalog_pipeline.core.strict_yaml import readable
+from ecr_catalog_pipeline.core.text import visible
 from ecr_catalog_pipeline.dagster_home import last_publication
 from ecr_catalog_pipeline.demo.commands import demo
 from ecr_catalog_pipeline.init import init
@@ -32,6 +32,12 @@ from ecr_catalog_pipeline.settings import (
     cache_folder,
     load_mirrors,
     mirrors_folder,
+)
+from ecr_catalog_pipeline.terminal import (
+    echo,
+    echo_command,
+    echo_json,
+    print_what_cannot_be_encoded_as_escapes,
 )
 
 OK: Final = 0
@@ -79,12 +85,11 @@ def plan(name: str, *, as_json: bool) -> int:
     with _telling_last_good(mirror):
         planned = plan_mirror(mirror, last)
     if as_json:
-        click.echo(json.dumps(report.plan_as_json(name, planned), ensure_ascii=False, indent=2))
+        echo_json(report.plan_as_json(name, planned))
     else:
-        for line in report.plan_as_text(name, where, planned):
-            click.echo(line, color=_colour())
+        echo(*report.plan_as_text(name, where, planned))
     if stays := left_behind(last, where, mirror.identity.reference):
-        click.echo(report.left_behind(stays), err=True)
+        echo(report.left_behind(stays), err=True)
     if planned.plan.unchanged:
         return OK
     return HELD if planned.plan.held else CHANGES
@@ -113,23 +118,22 @@ def sync(name: str, approve: str | None) -> int:
     plan, publication = done.planned.plan, done.publication
     where = wiring.publisher(mirror, cache_folder(os.environ)).where
     if stays := left_behind(last, where, mirror.identity.reference):
-        click.echo(report.left_behind(stays), err=True)
+        echo(report.left_behind(stays), err=True)
     if publication.outcome is Outcome.HELD:
         if approve:
-            click.echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
-        for reason in plan.reasons_held:
-            click.echo(f"held: {reason}")
+            echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
+        echo(*(f"held: {reason}" for reason in plan.reasons_held))
         _tell_report(publication)
-        click.echo(
-            f"Nothing was published. Look with: ecr-catalog plan -m {name}\n"
-            f"Approve with: ecr-catalog sync -m {name} --approve {plan.plan_hash}"
+        echo(
+            f"Nothing was published. Look with: ecr-catalog plan -m {name}",
+            f"Approve with: ecr-catalog sync -m {name} --approve {plan.plan_hash}",
         )
         return HELD
-    click.echo(f"{publication.outcome}: {plan.summary}\n{where}")
+    echo(f"{publication.outcome}: {plan.summary}", where)
     _tell_report(publication)
     if mirror.backstage:
         shown = "visible in Backstage" if done.in_parity else "not yet visible in Backstage"
-        click.echo(f"{shown}: {done.parity_reason}")
+        echo(f"{shown}: {done.parity_reason}")
     return OK
 
 
@@ -163,9 +167,9 @@ def verify(name: str, *, as_json: bool) -> int:
             "reason": verdict.reason,
             "checked_at": mirroring.now_utc().isoformat(timespec="seconds"),
         }
-        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        echo_json(answer)
     else:
-        click.echo(f"{'In parity' if verdict.parity else 'Not in parity'}: {verdict.reason}")
+        echo(f"{'In parity' if verdict.parity else 'Not in parity'}: {verdict.reason}")
     return OK if verdict.parity else CHANGES
 
 
@@ -189,38 +193,41 @@ def verify(name: str, *, as_json: bool) -> int:
 def guard(paths: tuple[str, ...], form: str, own: tuple[str, ...]) -> int:
     """Find YAML that declares an ad-hoc ECR entity.
 
-    Takes files and folders; of a folder every .yaml, .yml and .json file below it. YAML that
-    cannot be parsed, such as a template, is a warning; the other documents of its file count.
+    Takes files and folders; of a folder every .yaml, .yml and .json file below it, of up to 20 MB
+    in UTF-8. No symbolic link below a folder is followed. YAML that cannot be parsed, such as a
+    template, is a warning; the other documents of its file count. A type that differs from one of
+    an ad-hoc entity in case only is a warning, too.
 
-    Exit code: 0 clean, 1 found, 2 unreadable.
+    Exit code: 0 clean, 1 found, 2 a file that was not inspected.
     """
     entities = {mirror.identity.name for mirror in _mirrors_if_any().mirrors.values()} | {*own}
     told = _as_annotation if form == "github" else _as_line
     found = unreadable = 0
-
-    def refused(error: OSError) -> None:
-        nonlocal unreadable
-        told("unreadable", Path(error.filename), f"cannot be read: {error.strerror}")
-        unreadable += 1
-
-    for file in chain.from_iterable(catalog_files(Path(path), refused) for path in paths):
+    for file in chain.from_iterable(catalog_files(Path(path)) for path in paths):
+        if file.link and file.folder:
+            told("skipped", file.path, file.problem)
+            continue
         try:
-            if file.is_symlink() and file.is_dir():
-                continue  # What it points to is looked at where it stands.
-            text = file.read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            told("unreadable", file, f"cannot be read: {error}")
+            text = _text_of(file)
+        except ValueError as error:
+            told("unreadable", file.path, str(error))
             unreadable += 1
             continue
         inspection = find_ad_hoc_entities(text, entities)
         for entity in inspection.found:
             what = f"ad-hoc ECR entity {readable(entity.name)} ({entity.type})"
-            told("found", file, what, entity.line, entity.column)
+            told("found", file.path, what, entity.line, entity.column)
             found += 1
+        for entity in inspection.alike:
+            what = (
+                f"the type {readable(entity.type)} of {readable(entity.name)} differs from the one "
+                "of an ad-hoc ECR entity in case only"
+            )
+            told("alike", file.path, what, entity.line, entity.column)
         for each in inspection.unparsed:
-            told("unparsed", file, each.problem, each.line, each.column)
+            told("unparsed", file.path, each.problem, each.line, each.column)
     if found:
-        click.echo(
+        echo(
             f"{found} ad-hoc ECR entities. Remove them: govern the repository in "
             "ecr-catalog.yaml, and the mirror's entity lists it.",
             err=True,
@@ -230,28 +237,54 @@ def guard(paths: tuple[str, ...], form: str, own: tuple[str, ...]) -> int:
     return GUARD_FOUND if found else OK
 
 
+def _text_of(file: CatalogFile) -> str:
+    """Give a file's text.
+
+    Raises:
+        ValueError: it was not inspected; says why.
+    """
+    if file.content is None:
+        words = "cannot be read" if file.unreadable else "not inspected"
+        raise ValueError(f"{words}: {file.problem}")
+    try:
+        return file.content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot be read: not UTF-8 (byte {error.start})") from None
+
+
+_REMARKS: Final = {
+    "unparsed": " (warning: not inspected)",
+    "skipped": " (warning: not inspected)",
+    "alike": " (warning)",
+}
+
+
 def _as_line(what: str, file: Path, words: str, line: int = 1, column: int = 1) -> None:
-    """Tell a finding of the guard as FILE:LINE: on stdout, all else on stderr."""
+    """Print a finding of the guard as FILE:LINE: on stdout, all else on stderr."""
     if what == "found":
-        click.echo(f"{file}:{line}: {words}")
-    elif what == "unparsed":
-        click.echo(f"{file}:{line}:{column}: {words} (warning: not inspected)", err=True)
+        echo(f"{file}:{line}: {words}")
+    elif what in _REMARKS:
+        echo(f"{file}:{line}:{column}: {words}{_REMARKS[what]}", err=True)
     else:
-        click.echo(f"{file}: {words}", err=True)
+        echo(f"{file}: {words}", err=True)
 
 
 def _as_annotation(what: str, file: Path, words: str, line: int = 1, column: int = 1) -> None:
-    """Tell a finding of the guard as a workflow command of GitHub Actions."""
-    level = "warning" if what == "unparsed" else "error"
-    title = {"found": "Ad-hoc ECR entity", "unparsed": "Not inspected", "unreadable": "Unreadable"}
+    """Print a finding of the guard as a workflow command of GitHub Actions."""
+    level = "warning" if what in _REMARKS else "error"
+    title = {
+        "found": "Ad-hoc ECR entity",
+        "alike": "Type in another case",
+        "unreadable": "Unreadable",
+    }.get(what, "Not inspected")
     message = words
     if what == "found":
         message += ". Govern the repository in ecr-catalog.yaml; the mirror's entity lists it."
     place = ",".join(
         f"{key}={_escaped(str(value), of_property=True)}"
-        for key, value in (("file", file), ("line", line), ("col", column), ("title", title[what]))
+        for key, value in (("file", file), ("line", line), ("col", column), ("title", title))
     )
-    click.echo(f"::{level} {place}::{_escaped(message)}")
+    echo_command(f"::{level} {place}::{_escaped(visible(message))}")
 
 
 def _escaped(text: str, *, of_property: bool = False) -> str:
@@ -301,21 +334,22 @@ def main() -> None:
 def run(command: click.Command) -> NoReturn:
     """Run a command; every error becomes a sentence and an exit code."""
     debug = "--debug" in sys.argv
+    print_what_cannot_be_encoded_as_escapes()
     try:
         code = command.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show_usage(error)
         code = ERROR
     except click.Abort:
-        click.echo("Stopped.", err=True)
+        echo("Stopped.", err=True)
         code = ERROR
     except CatalogError as error:
-        click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", ())]), err=True)
+        echo(f"Error: {error}", *getattr(error, "__notes__", ()), err=True)
         code = ERROR
     except Exception as error:
         if debug:
             raise
-        click.echo(
+        echo(
             f"Error: unexpected {type(error).__name__}: {error}. This is a defect of ours; run "
             "again with `ecr-catalog --debug ...` and report what it prints.",
             err=True,
@@ -327,10 +361,19 @@ def run(command: click.Command) -> NoReturn:
 def _tell_report(publication: Publication) -> None:
     """Say why the health report is not what it should be; nothing when it is."""
     if publication.report and publication.report.problem:
-        click.echo(
+        echo(
             f"health report: {publication.report.problem}. {publication.report.remediation}",
             err=True,
         )
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Print what click would, but for what the arguments hold."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+        echo(f"Try '{context.command_path} {context.help_option_names[0]}' for help.", "", err=True)
+    echo(f"Error: {error.format_message()}", err=True)
 
 
 @contextmanager
@@ -360,7 +403,7 @@ def _mirrors_if_any() -> LoadedMirrors:
     folder = mirrors_folder(os.environ)
     loaded = load_mirrors(folder) if folder.is_dir() else LoadedMirrors({}, {})
     for error in loaded.errors.values():
-        click.echo(f"warning: {error}", err=True)
+        echo(f"warning: {error}", err=True)
     return loaded
 
 
@@ -374,9 +417,4 @@ def _progress(what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        click.echo("\r\x1b[K", err=True, nl=False)
-
-
-def _colour() -> bool | None:
-    """None lets click decide: colour only on a terminal."""
-    return False if os.environ.get("NO_COLOR") else None
+        click.echo("\r\x1b[K", err=True, nl=False)  # Our own: it clears the line.

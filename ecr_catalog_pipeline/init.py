@@ -37,6 +37,7 @@ from ecr_catalog_pipeline.settings import (
     load_mirrors,
     mirrors_folder,
 )
+from ecr_catalog_pipeline.terminal import echo, style
 
 NOT_ALL: Final = 2
 """The exit code when the file is written and some access is missing."""
@@ -154,21 +155,21 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
     mirror = load_mirror(path, text)
     _refuse_shared_target(mirror, folder)
     _put(path, text, force=force)
-    click.echo(f"Wrote {_shown(path)}")
+    echo(f"Wrote {_shown(path)}")
     return _report(mirror)
 
 
 def _report(mirror: Mirror) -> int:
-    click.echo()
+    echo("")
     complete = True
     for each in check_access(mirror, cache_folder(os.environ)):
         complete = complete and each.granted
         for line in _access_lines(each):
-            click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+            echo(line)
     if complete:
-        click.echo(f"\nNext: ecr-catalog plan -m {mirror.name}")
+        echo("", f"Next: ecr-catalog plan -m {mirror.name}")
         return 0
-    click.echo(f"\nFix what is marked above, then: ecr-catalog init --check {mirror.name}")
+    echo("", f"Fix what is marked above, then: ecr-catalog init --check {mirror.name}")
     return NOT_ALL
 
 
@@ -184,7 +185,7 @@ def _marks() -> tuple[str, str]:
         "✓✗".encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
         return "ok", "NO"
-    return click.style("✓", fg="green"), click.style("✗", fg="red")
+    return style("✓", fg="green"), style("✗", fg="red")
 
 
 # Answers

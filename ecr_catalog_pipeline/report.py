@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
-from click import style
-
 from ecr_catalog_pipeline.core.findings import Finding, Severity
-from ecr_catalog_pipeline.core.plan import Plan
+from ecr_catalog_pipeline.core.plan import Difference, Plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
+from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.mirroring import PlannedRegistry
+from ecr_catalog_pipeline.terminal import style
 
 _COLUMNS: Final = ("name", "state", "owner", "risk", "environment", "status", "uri")
+_WIDTHS: Final = {"name": 60, "owner": 40, "risk": 12, "environment": 20, "status": 20}
+"""How wide a column gets at the most. What a plan changes is named whole, below the table."""
+_MAX_VALUE: Final = 80
+_MAX_WORDS: Final = 500
 _STATE_COLOURS: Final = {
     State.LIVE: "green",
     State.PENDING: "cyan",
@@ -81,17 +85,15 @@ def _states(repositories: tuple[ReconciledRepository, ...]) -> Iterator[str]:
     if not repositories:
         yield "No repository is governed or present."
         return
-    widths = [
-        max(len(str(getattr(each, column) or "-")) for each in repositories)
-        for column in ("name", "owner", "risk", "environment")
+    rows = [
+        [shortened(getattr(each, column) or "-", width) for column, width in _WIDTHS.items()]
+        for each in repositories
     ]
-    for each in repositories:
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for each, cells in zip(repositories, rows, strict=True):
         state = style(f"{each.state:<9}", fg=_STATE_COLOURS[each.state])
-        cells = (each.name, each.owner, each.risk, each.environment)
-        shown = "  ".join(
-            f"{cell or '-':<{width}}" for cell, width in zip(cells, widths, strict=True)
-        )
-        yield f"  {state}  {shown}  {each.status or '-'}"
+        shown = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        yield f"  {state}  {shown.rstrip()}"
 
 
 def _changes(plan: Plan) -> Iterator[str]:
@@ -105,9 +107,7 @@ def _changes(plan: Plan) -> Iterator[str]:
         yield style(f"  + {name}", fg="green")
     fields: defaultdict[str, list[str]] = defaultdict(list)
     for each in plan.differences:
-        fields[each.repository].append(
-            f"{each.field}: {each.old or '(none)'} -> {each.new or '(none)'}"
-        )
+        fields[each.repository].append(_difference(each))
     for name in changes.updated:
         yield style(f"  ~ {name}  ({', '.join(fields[name])})", fg="yellow")
     for name in changes.removed:
@@ -116,10 +116,22 @@ def _changes(plan: Plan) -> Iterator[str]:
         yield "  ~ no live repository: only counts, pending ones or the entity's own words"
 
 
+def _difference(each: Difference) -> str:
+    whole = each.old or "(none)", each.new or "(none)"
+    old, new = (shortened(value, _MAX_VALUE) for value in whole)
+    if old == new:
+        # They differ only where they would be cut, and whoever approves has to see how.
+        old, new = whole
+    return f"{each.field}: {old} -> {new}"
+
+
 def _finding_line(finding: Finding) -> str:
     severity = style(f"{finding.severity:<7}", fg=_SEVERITY_COLOURS[finding.severity])
-    subject = finding.repository or "the file"
-    return f"  {severity}  {subject}: {finding.message} [{finding.rule}]. {finding.remediation}"
+    subject = shortened(finding.repository or "the file", _WIDTHS["name"])
+    message, remediation = (
+        shortened(words, _MAX_WORDS) for words in (finding.message, finding.remediation)
+    )
+    return f"  {severity}  {subject}: {message} [{finding.rule}]. {remediation}"
 
 
 def _hold(mirror: str, plan: Plan) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from click import style
 
 from ecr_catalog_pipeline import mirroring, wiring
 from ecr_catalog_pipeline.catalog_files import CatalogFolder, read_catalog, replace_files
@@ -31,6 +29,7 @@ from ecr_catalog_pipeline.settings import (
     load_mirrors,
     mirrors_folder,
 )
+from ecr_catalog_pipeline.terminal import echo, echo_json, style
 
 NOTHING: Final = 0
 DONE: Final = 0
@@ -83,7 +82,11 @@ def retire(path: Path, *, apply: bool, as_json: bool, name: str | None, no_compa
     The `catalog.locations` of an app-config and locations that were registered in Backstage itself
     are not looked at. Targets that are patterns or URLs are shown, and left.
 
-    Exit code: 0 nothing to retire, or all of it removed; 2 something to retire, or left; 1 error.
+    Inspected is what `guard` inspects: .yaml, .yml and .json files of up to 20 MB in UTF-8. No
+    symbolic link is followed.
+
+    Exit code: 0 nothing to retire, or all of it removed; 2 something to retire, left, or not
+    inspected; 1 error.
     """
     if name and no_compare:
         raise click.UsageError("-m and --no-compare exclude each other.")
@@ -100,16 +103,16 @@ def retire(path: Path, *, apply: bool, as_json: bool, name: str | None, no_compa
     if apply:
         replace_files(folder, _bytes(retirement.edits))
     warnings = [*_skipped(folder), *undecodable, *retirement.warnings]
+    uninspected = len(folder.skipped) + len(undecodable)
     if as_json:
         answer = as_object(folder, path, retirement, compared, warnings, applied=apply)
-        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
+        echo_json(answer)
     else:
-        for line in as_text(folder, path, retirement, compared, applied=apply):
-            click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+        echo(*as_text(folder, path, retirement, compared, uninspected, applied=apply))
         _tell_warnings(folder, warnings)
     if retirement.nothing:
-        return NOTHING
-    return DONE if apply and not retirement.left else SOMETHING
+        return SOMETHING if uninspected else NOTHING
+    return DONE if apply and not retirement.left and not uninspected else SOMETHING
 
 
 def as_object(
@@ -183,10 +186,14 @@ def as_text(
     path: Path,
     retirement: Retirement,
     compared: Compared,
+    uninspected: int,
     *,
     applied: bool,
 ) -> Iterator[str]:
     """Give the lines that `ecr-catalog retire` prints, with terminal colours."""
+    if retirement.nothing and uninspected:
+        yield f"No ad-hoc ECR entity was found in {path}, but {_files(uninspected)} not inspected."
+        return
     if retirement.nothing:
         yield f"Nothing to retire: {path} declares no ad-hoc ECR entity."
         return
@@ -226,7 +233,7 @@ def _mirrors(name: str | None) -> LoadedMirrors:
         return LoadedMirrors({}, {})
     loaded = load_mirrors(folder)
     for error in loaded.errors.values():
-        click.echo(f"warning: {error}", err=True)
+        echo(f"warning: {error}", err=True)
     if name is not None:
         loaded.get(name)
     return loaded
@@ -301,7 +308,7 @@ def _texts(folder: CatalogFolder) -> tuple[dict[str, str], list[Notice]]:
         try:
             texts[name] = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            undecodable.append(Notice(name, 1, f"not UTF-8 (byte {error.start}); not judged"))
+            undecodable.append(Notice(name, 1, f"not judged: not UTF-8 (byte {error.start})"))
     return texts, undecodable
 
 
@@ -310,8 +317,12 @@ def _bytes(edits: Mapping[str, str | None]) -> dict[str, bytes | None]:
 
 
 def _skipped(folder: CatalogFolder) -> Iterator[Notice]:
-    for name, reason in folder.skipped.items():
+    for name, reason in sorted({**folder.skipped, **folder.links}.items()):
         yield Notice(name, 1, f"not judged: {reason}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file was" if count == 1 else f"{count} files were"
 
 
 def _key(entity: RetiredEntity) -> RetiredEntityKey:
@@ -404,6 +415,6 @@ def _summary(retirement: Retirement, *, applied: bool) -> str:
 
 def _tell_warnings(folder: CatalogFolder, warnings: Collection[Notice]) -> None:
     for each in list(warnings)[:MAX_WARNINGS]:
-        click.echo(f"{folder.shown(each.path)}:{each.line}: warning: {each.message}", err=True)
+        echo(f"{folder.shown(each.path)}:{each.line}: warning: {each.message}", err=True)
     if len(warnings) > MAX_WARNINGS:
-        click.echo(f"and {len(warnings) - MAX_WARNINGS} warnings more; --json has all", err=True)
+        echo(f"and {len(warnings) - MAX_WARNINGS} warnings more; --json has all", err=True)

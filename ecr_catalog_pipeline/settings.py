@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from ecr_catalog_pipeline.adapters.files import read_regular_file
 from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE, EntityIdentity
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.guard import RemovalLimits
@@ -35,6 +36,8 @@ from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text
 MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
 MAX_SLO_SECONDS: Final = 604_800
+MAX_BYTES: Final = 1_000_000
+"""A larger file is no mirror file."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
@@ -624,7 +627,7 @@ def load_mirror(path: Path, text: str | None = None) -> Mirror:
             "_.",
         )
     try:
-        content = path.read_text(encoding="utf-8") if text is None else text
+        content = read_regular_file(path, MAX_BYTES).decode() if text is None else text
         documents = list(parse_documents(content))
     except YamlFault as fault:
         raise SettingsError(

@@ -18,6 +18,7 @@ try:
     from ecr_catalog_pipeline.core.reconcile import State
     from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
     from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
+    from ecr_catalog_pipeline.terminal import echo
 except ModuleNotFoundError as error:
     sys.exit(
         f"Error: this Python has no {error.name}. Install ecr-catalog-pipeline into it, or run "
@@ -49,11 +50,11 @@ def sync_ecr_catalog(region: str, name: str | None, *, dry_run: bool) -> int:
     Exit code: 0 done, 3 held by the removal guard, 1 error.
     """
     mirror = _mirror_of(load_mirrors(mirrors_folder(os.environ)), region, name)
-    click.echo(f"Reconciling the ECR catalog ({mirror.name}) with AWS ECR in {region}")
+    echo(f"Reconciling the ECR catalog ({mirror.name}) with AWS ECR in {region}")
     if dry_run:
         planned = plan_mirror(mirror)
         _print_states(planned)
-        click.echo(f"Dry run: nothing was published. Plan: {planned.plan.summary}")
+        echo(f"Dry run: nothing was published. Plan: {planned.plan.summary}")
         return OK
     from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
 
@@ -61,18 +62,16 @@ def sync_ecr_catalog(region: str, name: str | None, *, dry_run: bool) -> int:
     planned, publication = done.planned, done.publication
     _print_states(planned)
     if publication.outcome is Outcome.HELD:
-        click.echo(f"Held, nothing was published: {'; '.join(planned.plan.reasons_held)}")
-        click.echo(
-            f"Approve with: ecr-catalog sync -m {mirror.name} --approve {planned.plan.plan_hash}"
-        )
+        echo(f"Held, nothing was published: {'; '.join(planned.plan.reasons_held)}")
+        echo(f"Approve with: ecr-catalog sync -m {mirror.name} --approve {planned.plan.plan_hash}")
         return HELD
-    click.echo(f"{publication.outcome.capitalize()}: {planned.plan.summary}")
+    echo(f"{publication.outcome.capitalize()}: {planned.plan.summary}")
     return OK
 
 
 def _mirror_of(loaded: LoadedMirrors, region: str, name: str | None) -> Mirror:
     for error in loaded.errors.values():
-        click.echo(f"warning: {error}", err=True)
+        echo(f"warning: {error}", err=True)
     names = [
         mirror.name
         for mirror in loaded.mirrors.values()
@@ -95,9 +94,9 @@ def _mirror_of(loaded: LoadedMirrors, region: str, name: str | None) -> Mirror:
 def _print_states(planned: PlannedRegistry) -> None:
     for state, words in _OLD_WORDS.items():
         repositories = planned.registry.in_state(state)
-        click.echo(f"{words}: {len(repositories)}")
+        echo(f"{words}: {len(repositories)}")
         for repository in repositories:
-            click.echo(f"   - {repository.name}")
+            echo(f"   - {repository.name}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,9 +21,14 @@ from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
+ANSWER_SECONDS: Final = 20
+"""How long the head of an answer may take, and then its body, however steadily they trickle."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""A longer answer is none; an entity that lists 80,000 repositories takes less."""
 MAX_DEPTH: Final = 100
 """An entity that nests deeper is none: what digests and compares it could not walk it."""
 
+_PART: Final = 65_536
 _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
@@ -40,7 +49,7 @@ class BackstageCatalog:
         status, body = self._call("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
-        entity = _entity(body)
+        entity = _object(body)
         if entity is None:
             raise self._unavailable("answers with something that is no entity")
         return entity
@@ -70,28 +79,57 @@ class BackstageCatalog:
             headers["Content-Type"] = "application/json"
         try:
             answer = self._pool.request(
-                method, self.url + path, body=body, headers=headers, redirect=False
+                *(method, self.url + path),
+                body=body,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
             )
+            content = self._content(answer)
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise self._unavailable(f"does not answer: {type(reason).__name__}") from None
-        if answer.status in _DENIED:
+        self._check_status(answer.status, content, f"{method} {path}")
+        return answer.status, content
+
+    def _content(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        """Read the body, as much of it and as long as an answer of Backstage can take."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        content = bytearray()
+        with closing(answer):
+            while part := answer.read1(_PART):
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise self._unavailable(f"answers with more than {MAX_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise self._unavailable(f"takes more than {ANSWER_SECONDS} s to answer")
+            answer.release_conn()
+        return bytes(content)
+
+    def _check_status(self, status: int, content: bytes, call: str) -> None:
+        if status in _DENIED:
             raise BackstageUnavailable(
-                f"Backstage at {self.url} refuses us with {answer.status}",
+                f"Backstage at {self.url} refuses us with {status}",
                 remediation=f"Put a valid token into the environment variable "
                 f"{self._token_env or 'that backstage.token_env names'}.",
             )
-        if answer.status >= HTTPStatus.MULTIPLE_CHOICES and answer.status != HTTPStatus.NOT_FOUND:
-            raise self._unavailable(f"answers {method} {path} with {answer.status}")
-        return answer.status, answer.data
+        if status == HTTPStatus.NOT_FOUND and not _is_not_found(content):
+            raise self._unavailable(
+                f"answers {call} with a 404 that is not Backstage's own: a proxy's, or another "
+                "service's"
+            )
+        if status >= HTTPStatus.MULTIPLE_CHOICES and status != HTTPStatus.NOT_FOUND:
+            raise self._unavailable(f"answers {call} with {status}")
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
         # Of headers that it cannot read urllib3 warns with a traceback.
         logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
-        return urllib3.PoolManager(
+        pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=False
         )
+        pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        return pool
 
     def _unavailable(self, what: str) -> BackstageUnavailable:
         return BackstageUnavailable(
@@ -101,7 +139,53 @@ class BackstageCatalog:
         )
 
 
-def _entity(body: bytes) -> dict[str, Any] | None:
+class _BoundedHead(urllib3.connection.HTTPConnection):
+    """A connection that is shut down when the head of an answer takes too long.
+
+    A timeout counts from byte to byte, so that a head which trickles in would never time out.
+    """
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        late = threading.Event()
+        timer = threading.Timer(ANSWER_SECONDS, _shut_down, (self.sock, late))
+        timer.daemon = True
+        timer.start()
+        try:
+            answer = super().getresponse()
+        finally:
+            timer.cancel()
+        if late.is_set():  # What was read of the head reads like a whole one.
+            raise urllib3.exceptions.TimeoutError
+        return answer
+
+
+class _BoundedHttpsHead(_BoundedHead, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _BoundedHead
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _BoundedHttpsHead
+
+
+def _shut_down(connected: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        # Of TLS, too, below the protocol: what reads it then meets the end.
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _is_not_found(body: bytes) -> bool:
+    """Whether a body is what Backstage says of an entity that it does not know."""
+    answer = _object(body)
+    error = answer.get("error") if answer else None
+    return isinstance(error, dict) and error.get("name") == "NotFoundError"
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
     """Give the object that a body holds; None when it holds none, or one that nests too deep."""
     try:
         entity = json.loads(body)

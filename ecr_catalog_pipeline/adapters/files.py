@@ -1,8 +1,10 @@
-"""Replaces files whole: written beside, synced, renamed."""
+"""Reads regular files only, and replaces files whole: written beside, synced, renamed."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,30 @@ from typing import Final
 
 _NEW_FILE_MODE: Final = 0o644
 _BESIDE: Final = "ecr-catalog-"
+
+
+def read_regular_file(path: Path, limit: int) -> bytes:
+    """Read a file, or what a symbolic link to a file names. Nothing else is ever waited for.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or holds more than `limit` bytes.
+    """
+    # A device may act when it is opened; what takes its place meanwhile is looked at again.
+    _refuse_irregular(path.stat(), path)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        _refuse_irregular(os.fstat(handle), path)
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    return content
+
+
+def _refuse_irregular(found: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def replace_file(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import urllib3
 
 from ecr_catalog_pipeline.core.alerts import Alert
+from ecr_catalog_pipeline.core.text import inert, shortened, visible
 
 ALERT_URLS_VARIABLE: Final = "ECR_CATALOG_ALERT_URLS"
 PING_URL_VARIABLE: Final = "ECR_CATALOG_PING_URL"
 PING_SECONDS: Final = 5
+MAX_WORDS: Final = 1_000
+"""How much of a cause goes out; the log and the Dagster UI have more."""
+
+# Spoilers and code blocks: two of them in different lines would hide what stands between.
+_HIDING: Final = re.compile(r"(?<=\|)(?=\|)|(?<=`)(?=`)")
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +45,7 @@ class Notifier:
         One receiver that is down is logged, and makes the others hear nothing again. Without a URL
         the log is the only receiver.
         """
+        alert = as_text(alert)
         logger.warning("%s\n%s", alert.title, alert.body)
         if not self.is_heard:
             return True
@@ -49,7 +58,10 @@ class Notifier:
         for place, url in enumerate(self._environ[ALERT_URLS_VARIABLE].split(), 1):
             receiver = apprise.Apprise()
             sent = receiver.add(url) and receiver.notify(
-                title=alert.title, body=alert.body, notify_type=kind
+                title=alert.title,
+                body=alert.body,
+                body_format=apprise.NotifyFormat.TEXT,
+                notify_type=kind,
             )
             if not sent:
                 logger.error("URL %s of %s did not take %s", place, ALERT_URLS_VARIABLE, alert.key)
@@ -67,3 +79,22 @@ class Notifier:
             logger.warning("%s was not reached: %s", PING_URL_VARIABLE, type(error).__name__)
             return False
         return answer.status < 400
+
+
+def as_text(alert: Alert) -> Alert:
+    """Take all life out of what an alert quotes; the link into the UI is ours and stays one.
+
+    Apprise escapes markup where a receiver has a way to, and for some it has none: Discord reads
+    mentions and markup in any text.
+    """
+    condition = replace(
+        alert.condition,
+        cause=_quoted(alert.condition.cause),
+        remediation=_quoted(alert.condition.remediation),
+        link=visible(alert.condition.link),
+    )
+    return replace(alert, condition=condition, last_good=_quoted(alert.last_good))
+
+
+def _quoted(text: str) -> str:
+    return inert(_HIDING.sub(" ", shortened(text, MAX_WORDS)))

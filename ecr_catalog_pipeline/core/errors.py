@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from ecr_catalog_pipeline.core.text import visible
+
 
 class CatalogError(Exception):
     """An error with a way out.
+
+    It may quote files, remote programs and names: what is not printable in it is shown escaped,
+    wherever the error ends up.
 
     Args:
         problem: what is wrong and where, one sentence without a final stop.
@@ -20,9 +25,9 @@ class CatalogError(Exception):
     needs: ClassVar[Literal["human", "time"]] = "human"
 
     def __init__(self, problem: str, *, remediation: str) -> None:
-        super().__init__(problem, remediation)
-        self.problem = problem
-        self.remediation = remediation
+        self.problem = visible(problem)
+        self.remediation = visible(remediation)
+        super().__init__(self.problem, self.remediation)
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remediation}"
@@ -43,7 +48,7 @@ class GovernanceRefused(CatalogError):
         self, problem: str, *, remediation: str, path: str, line: int, column: int
     ) -> None:
         super().__init__(f"{path}:{line}:{column}: {problem}", remediation=remediation)
-        self.path = path
+        self.path = visible(path)
         self.line = line
         self.column = column
 

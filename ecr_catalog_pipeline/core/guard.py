@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from ecr_catalog_pipeline.core.text import shortened
+
 FEW_REMOVALS: Final = 3
 """From this many removals up, the percentage counts."""
 
@@ -64,6 +66,6 @@ def reasons_to_hold(removals: Removals, limits: RemovalLimits) -> tuple[str, ...
     if removals.unproved:
         reasons.append(
             f"{len(removals.unproved)} removals that no look-up proved: "
-            f"{', '.join(sorted(removals.unproved)[:5])}"
+            f"{', '.join(shortened(name, 80) for name in sorted(removals.unproved)[:5])}"
         )
     return tuple(reasons)

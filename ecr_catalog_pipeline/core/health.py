@@ -22,10 +22,12 @@ from ecr_catalog_pipeline.core.parity import HISTORY, ParityFigures, ParityState
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents
-from ecr_catalog_pipeline.core.text import clean_text, escape_markdown
+from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text, escape_markdown, shortened
 
 NAMES_SHOWN: Final = 25
 OWNERS_SHOWN: Final = 25
+MAX_NAME_SHOWN: Final = 80
+"""How much of a name or an owner is shown."""
 REPORT_TYPE: Final = "governance-report"
 
 _DAY: Final = timedelta(days=1)
@@ -44,6 +46,11 @@ _BANDS: Final = (10, 30, 60, 120, 180, 600)
 
 # What a mirror is named is settled when its settings are loaded: a-z, 0-9 and _.
 _ANY_MARKER: Final = re.compile(rb"<!-- ecr-catalog:[a-z0-9_]+:(?:begin|end) -->")
+_BEGIN_LINE: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)? {0,3}<!-- ecr-catalog:(?P<mirror>[a-z0-9_]+):begin -->[ \t]*"
+)
+_LINE: Final = re.compile(rb"[^\r\n]+")
+_FENCE: Final = re.compile(rb"(?:\xef\xbb\xbf)? {0,3}(?P<fence>~{3,}|`{3,}(?=[^`]*\Z))")
 _LAST_SYNC: Final = re.compile(rf"^    {LAST_SYNC}: '([^'\n]*)'$".encode(), re.MULTILINE)
 _SEAL: Final = re.compile(
     r"<!-- ecr-catalog:[a-z0-9_]+:seal facts=([0-9a-f]{16}) text=([0-9a-f]{16})"
@@ -208,7 +215,7 @@ def registry_health(
         title=title,
         counts=registry.counts(),
         named={
-            state: tuple(clean_text(each.name) for each in found[:NAMES_SHOWN])
+            state: tuple(_line(each.name) for each in found[:NAMES_SHOWN])
             for state, found in in_states.items()
         },
         findings=_by_severity(registry.findings),
@@ -308,20 +315,47 @@ def _place_file(report: RenderedReport, current: bytes | None) -> Placement:
 def _section(content: bytes, mirror: str) -> tuple[int, int, bytes] | str:
     """Find where a mirror's section begins and ends, and its line ending; or say what is wrong."""
     begin, end = (marker.encode() for marker in markers(mirror))
+    outside = _without_code(content)
     for marker in (begin, end):
-        count = content.count(marker)
+        count = outside.count(marker)
         if count != 1:
-            words = "is missing" if not count else f"stands there {count} times"
+            missing = "stands in a code block only" if marker in content else "is missing"
+            words = missing if not count else f"stands there {count} times"
             return f"the line {marker.decode()} {words}"
-    opening, closing = _marker_line(begin).search(content), _marker_line(end).search(content)
+    opening, closing = _marker_line(begin).search(outside), _marker_line(end).search(outside)
     if opening is None or closing is None:
         return "a marker does not stand on a line of its own"
     first, last = opening.end(), closing.start()
     if last < first:
         return "the marker of the end stands before the one of the beginning"
-    if _ANY_MARKER.search(content, first, last):
+    if _ANY_MARKER.search(outside, first, last):
         return "a marker of another mirror stands between the two"
     return first, last, opening["line_end"]
+
+
+def _without_code(content: bytes) -> bytes:
+    """Blank out what stands in code fences, so that every other byte keeps its place.
+
+    Inside a section of ours a fence counts for nothing: one that somebody opened there must not
+    hide the section's end.
+    """
+    shown = bytearray(content)
+    fence = closing = b""
+    for line in _LINE.finditer(content):
+        begin = _BEGIN_LINE.fullmatch(line[0])
+        if closing:
+            closing = b"" if closing in line[0] else closing
+        elif fence:
+            shown[line.start() : line.end()] = b" " * len(line[0])
+            rest = line[0].lstrip(b" ")
+            run = len(rest) - len(rest.lstrip(fence[:1]))
+            if len(line[0]) - len(rest) <= 3 and run >= len(fence) and not rest[run:].strip():
+                fence = b""
+        elif begin:
+            closing = b"<!-- ecr-catalog:" + begin["mirror"] + b":end -->"
+        elif opened := _FENCE.match(line[0]):
+            fence = opened["fence"]
+    return bytes(shown)
 
 
 def _marker_line(marker: bytes) -> re.Pattern[bytes]:
@@ -427,7 +461,7 @@ def _quoted(text: str) -> str:
 
 
 def _body(health: RegistryHealth, origin: Origin, heading: str) -> Iterator[str]:
-    yield f"{heading} Registry health: {_shown(health.title)}"
+    yield f"{heading} Registry health: {_shown(health.title, MAX_TEXT)}"
     yield ""
     yield f"Written at {_minute(health.as_of)} from governance commit {origin.sha[:12]}."
     yield "Generated, and written anew when what it says changes or when someone changes it."
@@ -444,7 +478,7 @@ def _publication(health: RegistryHealth) -> str:
     if not health.reasons_held:
         return f"The published entity last changed at {at}. Nothing is held."
     since = f" since {_minute(health.held_since)}" if health.held_since else ""
-    reasons = "; ".join(_shown(reason) for reason in health.reasons_held)
+    reasons = "; ".join(_shown(reason, MAX_TEXT) for reason in health.reasons_held)
     return (
         f"**A plan is held{since}**: {reasons}. Until someone approves it, the last good entity "
         f"stays, of {at}."
@@ -568,7 +602,7 @@ def _by_owner(registry: ReconciledRegistry) -> tuple[OwnerFindings, ...]:
     found: defaultdict[str, list[Finding]] = defaultdict(list)
     for each in registry.findings:
         owner = owners.get(each.repository) if each.repository else _THE_FILE
-        found[clean_text(owner or "") or _NOBODY].append(each)
+        found[_line(owner or "") or _NOBODY].append(each)
     counted = [OwnerFindings(owner, _by_severity(theirs)) for owner, theirs in found.items()]
     gravest = sorted(
         counted, key=lambda each: ([-each.counts[severity] for severity in Severity], each.owner)
@@ -576,9 +610,14 @@ def _by_owner(registry: ReconciledRegistry) -> tuple[OwnerFindings, ...]:
     return tuple(gravest)
 
 
-def _shown(text: str) -> str:
-    """A user's text within a line of Markdown, as it is."""
-    return escape_markdown(clean_text(text))
+def _line(text: str, limit: int = MAX_NAME_SHOWN) -> str:
+    """A user's text on one line, as much of it as can be read."""
+    return shortened(" ".join(shortened(text, limit + 1).split()), limit)
+
+
+def _shown(text: str, limit: int = MAX_NAME_SHOWN) -> str:
+    """A user's text within a line of Markdown, as it is but for its links."""
+    return escape_markdown(_line(text, limit))
 
 
 def _minute(at: datetime | None) -> str:

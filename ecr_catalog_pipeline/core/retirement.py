@@ -27,7 +27,7 @@ from ecr_catalog_pipeline.core.catalog_edits import (
     root_of,
 )
 from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST
-from ecr_catalog_pipeline.core.sprawl import Piece, documents_of, is_ad_hoc, part, pieces
+from ecr_catalog_pipeline.core.sprawl import Piece, documents_of, is_ad_hoc, is_alike, part, pieces
 from ecr_catalog_pipeline.core.standing import RetiredEntity
 from ecr_catalog_pipeline.core.strict_yaml import (
     Value,
@@ -225,6 +225,10 @@ class _Survey:
                     self.documents[path].append(found)
                 if is_ad_hoc(found.value, mirror_entities):
                     self._judge(found)
+                elif is_alike(found.value):
+                    words = "its type differs from the one of an ad-hoc ECR entity in case only"
+                    message = f"left as it is: {readable(found.name)}: {words}"
+                    self.warnings.append(Notice(path, found.line, message))
 
     def _judge(self, found: _Document) -> None:
         if _TEMPLATED.search(found.name) or _TEMPLATED.search(found.namespace):

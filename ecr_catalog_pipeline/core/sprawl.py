@@ -79,10 +79,16 @@ class Unparsed:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file declares, and which of its documents could not be parsed."""
+    """What a file declares.
+
+    Attributes:
+        unparsed: its documents that could not be parsed.
+        alike: Resources whose type differs from an ad-hoc one in case only.
+    """
 
     found: tuple[AdHocEntity, ...]
     unparsed: tuple[Unparsed, ...] = ()
+    alike: tuple[AdHocEntity, ...] = ()
 
 
 def find_ad_hoc_entities(text: str, mirror_entities: Collection[str]) -> Inspection:
@@ -93,17 +99,18 @@ def find_ad_hoc_entities(text: str, mirror_entities: Collection[str]) -> Inspect
     """
     text = text.removeprefix("\ufeff")
     found: list[AdHocEntity] = []
+    alike: list[AdHocEntity] = []
     unparsed: list[Unparsed] = []
     for piece in pieces(text):
         try:
-            found.extend(
-                _entity(document, piece)
-                for document in documents_of(text, piece)
-                if is_ad_hoc(document.value, mirror_entities)
-            )
+            for document in documents_of(text, piece):
+                if is_ad_hoc(document.value, mirror_entities):
+                    found.append(_entity(document, piece))
+                elif is_alike(document.value):
+                    alike.append(_entity(document, piece))
         except YamlFault as fault:
             unparsed.append(Unparsed(piece.line + fault.line - 1, fault.column, fault.problem))
-    return Inspection(tuple(found), tuple(unparsed))
+    return Inspection(tuple(found), tuple(unparsed), tuple(alike))
 
 
 def is_ad_hoc(entity: object, mirror_entities: Collection[str]) -> bool:
@@ -114,6 +121,17 @@ def is_ad_hoc(entity: object, mirror_entities: Collection[str]) -> bool:
     if entity_type == TYPE:
         return part(entity, "metadata").get("name") not in mirror_entities
     return entity_type in REPOSITORY_TYPES if isinstance(entity_type, str) else False
+
+
+def is_alike(entity: object) -> bool:
+    """Whether a parsed document would be an ad-hoc ECR entity if its type were in lower case."""
+    if not isinstance(entity, dict) or entity.get("kind") != KIND:
+        return False
+    entity_type = part(entity, "spec").get("type")
+    types = REPOSITORY_TYPES | {TYPE}
+    return (
+        isinstance(entity_type, str) and entity_type not in types and entity_type.lower() in types
+    )
 
 
 def part(entity: object, key: str) -> dict[str, Any]:

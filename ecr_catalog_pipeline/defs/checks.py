@@ -127,7 +127,7 @@ def no_ad_hoc_entities(sprawl: Sprawl, where: str) -> dg.AssetCheckResult:
         check_name=NO_AD_HOC_ENTITIES,
         passed=not (sprawl.found or sprawl.waiting),
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{found} in {sprawl.files} files of {where}{waiting}",
+        description=tables.words(f"{found} in {sprawl.files} files of {where}{waiting}"),
         metadata={
             "count": len(sprawl.found),
             "files": sprawl.files,
@@ -144,7 +144,7 @@ def sprawl_unknown(reason: str) -> dg.AssetCheckResult:
         check_name=NO_AD_HOC_ENTITIES,
         passed=False,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"not known: {reason}",
+        description=tables.words(f"not known: {reason}"),
     )
 
 
@@ -163,7 +163,9 @@ def entity_valid(problem: EntityInvalid | None) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=ENTITY_VALID,
         passed=problem is None,
-        description=str(problem) if problem else "keeps every rule of Backstage's catalog",
+        description=tables.words(str(problem))
+        if problem
+        else "keeps every rule of Backstage's catalog",
     )
 
 
@@ -182,7 +184,7 @@ def removal_guard(
     return dg.AssetCheckResult(
         check_name=REMOVAL_GUARD,
         passed=False,
-        description="held: " + "; ".join(plan.reasons_held),
+        description=tables.words("held: " + "; ".join(plan.reasons_held)),
         metadata={
             "removals": len(plan.changes.removed),
             **({"held_since": dg.MetadataValue.timestamp(held_since)} if held_since else {}),
@@ -224,7 +226,7 @@ def last_known_good(good: LastGood, now: datetime, reason: str | None) -> dg.Ass
         check_name=LAST_KNOWN_GOOD,
         passed=reason is None,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"the last known good entity stays, {words}: {reason}"
+        description=tables.words(f"the last known good entity stays, {words}: {reason}")
         if reason
         else "the last run could vouch for what is published",
         metadata={
@@ -240,7 +242,7 @@ def backstage_in_parity(verdict: Verdict) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=BACKSTAGE_IN_PARITY,
         passed=verdict.parity,
-        description=verdict.reason,
+        description=tables.words(verdict.reason),
         metadata={
             "expected_digest": verdict.expected,
             "served_digest": verdict.served or "absent",
@@ -255,7 +257,7 @@ def time_to_parity_within_slo(closed: Sequence[Change], slo_seconds: int) -> dg.
     return dg.AssetCheckResult(
         check_name=TIME_TO_PARITY_WITHIN_SLO,
         passed=not late,
-        description=f"later than {slo_seconds} s: {names}"
+        description=tables.words(f"later than {slo_seconds} s: {names}")
         if late
         else f"{len(closed)} changes closed, none later than {slo_seconds} s",
         metadata={"slo_seconds": slo_seconds, "late": len(late), "closed": len(closed)},

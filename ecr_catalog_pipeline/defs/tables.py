@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
@@ -16,8 +16,18 @@ from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
 from ecr_catalog_pipeline.core.sprawl import AdHocEntity
+from ecr_catalog_pipeline.core.text import inert, shortened, visible
 
 MAX_ROWS: Final = 500
+MAX_CELL: Final = 256
+"""What is longer is cut; names of what a plan changes are whole, so that no two look alike."""
+MAX_WORDS: Final = 1_000
+"""How long a text is shown that quotes others: an error, a reason."""
+
+
+def words(text: str) -> str:
+    """A text that quotes others, as the UI may show it: it renders descriptions as Markdown."""
+    return inert(shortened(text, MAX_WORDS))
 
 
 def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
@@ -48,7 +58,7 @@ def ad_hoc_entities(rows: Iterable[tuple[str, AdHocEntity]]) -> dg.TableMetadata
 
 def changes(plan_changes: Changes) -> dg.TableMetadataValue:
     """One row a change."""
-    return _table(["change", "repository"], _change_rows(plan_changes))
+    return _table(["change", "repository"], _change_rows(plan_changes), whole=("repository",))
 
 
 def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
@@ -79,7 +89,9 @@ def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
 def diff(plan_changes: Changes) -> dg.MarkdownMetadataValue:
     """The changes as a Markdown diff."""
     signs = {"added": "+", "updated": "!", "removed": "-"}
-    lines = [f"{signs[row['change']]} {row['repository']}" for row in _change_rows(plan_changes)]
+    lines = [
+        f"{signs[row['change']]} {visible(row['repository'])}" for row in _change_rows(plan_changes)
+    ]
     shown = [
         *lines[:MAX_ROWS],
         *([f"# and {len(lines) - MAX_ROWS} more"] * (len(lines) > MAX_ROWS)),
@@ -93,7 +105,7 @@ def commit(repository: str, sha: str) -> dg.MetadataValue[Any]:
     """A link to a commit where the repository's host is known to have such pages."""
     host, path = _host_and_path(repository)
     if not host:
-        return dg.MetadataValue.text(f"{sha} in {repository}")
+        return dg.MetadataValue.text(visible(f"{sha} in {repository}"))
     page = "commits" if host.startswith("bitbucket.") else "commit"
     return dg.MetadataValue.url(f"https://{host}/{path}/{page}/{sha}")
 
@@ -119,10 +131,21 @@ def _moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}" if at else ""
 
 
-def _table(columns: list[str], rows: Iterable[dict[str, Any]]) -> dg.TableMetadataValue:
+def _table(
+    columns: list[str], rows: Iterable[dict[str, Any]], *, whole: Collection[str] = ()
+) -> dg.TableMetadataValue:
     records = [
-        dg.TableRecord({column: str(row[column] or "") for column in columns})
+        dg.TableRecord(
+            {
+                column: _cell(str(row[column] or ""), None if column in whole else MAX_CELL)
+                for column in columns
+            }
+        )
         for row in islice(rows, MAX_ROWS)
     ]
     schema = dg.TableSchema([dg.TableColumn(column, "string") for column in columns])
     return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _cell(text: str, limit: int | None) -> str:
+    return inert(visible(text) if limit is None else shortened(text, limit))

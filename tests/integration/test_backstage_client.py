@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 import pytest
@@ -13,7 +19,7 @@ from ecr_catalog_pipeline.core.entity import content_digest
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import judge
 from tests.fakes.backstage import FakeBackstage, Fault
-from tests.unit.builders import IDENTITY, published
+from tests.unit.builders import IDENTITY, published, uri_of
 
 VARIABLE: Final = "A_BACKSTAGE_TOKEN"
 SECRET: Final = "s3cr3t-t0ken"
@@ -206,6 +212,148 @@ def test_a_backstage_that_hangs_is_given_up(
     fake.fail(Fault.HANG)
 
     assert "does not answer: ReadTimeoutError" in problem_of(call, catalog_of(fake)).problem
+
+
+# What a proxy answers in its place
+
+
+class Wire:
+    """Answers every connection with the same pieces, one after the other."""
+
+    def __init__(self) -> None:
+        self.pieces: Callable[[], Iterable[bytes]] = list
+        wire = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while self.rfile.readline().strip():
+                    pass
+                with contextlib.suppress(OSError):
+                    for piece in wire.pieces():
+                        self.connection.sendall(piece)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.server.shutdown()
+    wire.server.server_close()
+
+
+def answer(status: str, body: bytes, *headers: str) -> list[bytes]:
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return ["\r\n".join([*head, "", ""]).encode(), body]
+
+
+NO_ENTITY: Final = b'{"error":{"name":"NotFoundError","message":"No entity named"},"response":{}}'
+
+
+@both_calls
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>404 page not found</html>",
+        b"default backend - 404",
+        b"",
+        b'{"message":"no Route matched with those values"}',
+        b'{"error":"NotFoundError"}',
+        b'{"error":{"name":"ServiceUnavailableError"}}',
+        b"[]",
+        b'{"error":{"name":"NotFoundErr',
+    ],
+    ids=lambda body: body.decode()[:20],
+)
+def test_a_404_that_is_not_backstages_own_is_no_absence(
+    wire: Wire, call: Call, body: bytes
+) -> None:
+    wire.pieces = lambda: answer("404 Not Found", body)
+
+    problem = problem_of(call, BackstageCatalog(wire.url))
+
+    assert "with a 404 that is not Backstage's own" in problem.problem
+
+
+def test_backstages_own_404_is_an_absence(wire: Wire) -> None:
+    wire.pieces = lambda: answer("404 Not Found", NO_ENTITY)
+    catalog = BackstageCatalog(wire.url)
+
+    assert catalog.entity(*REFERENCE) is None
+    assert catalog.refresh(*REFERENCE) is False
+
+
+def spaces(size: int) -> Iterator[bytes]:
+    for _ in range(size // 65_536):
+        yield b" " * 65_536
+    yield b" " * (size % 65_536)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "500 Error"])
+@pytest.mark.parametrize("more", [1, 10**12], ids=["a byte more", "without an end"])
+def test_an_answer_beyond_16_mb_is_not_read(wire: Wire, status: str, more: int) -> None:
+    size = client.MAX_BYTES - 2 + more
+    head = f"HTTP/1.1 {status}\r\n\r\n{{}}".encode()
+    wire.pieces = lambda: chain([head], spaces(size))
+
+    problem = problem_of(CALLS[0], BackstageCatalog(wire.url))
+
+    assert "answers with more than 16,777,216 bytes" in problem.problem
+
+
+def test_an_entity_of_80_000_repositories_fits(wire: Wire) -> None:
+    line = {
+        "name": "team/" + "x" * 20,
+        "owner": "app-team-payments",
+        "risk": "medium",
+        "environment": "prod",
+        "status": "active",
+        "uri": uri_of("team/" + "x" * 20),
+    }
+    content = json.dumps({"spec": {"repositories": [line] * 80_000}}, separators=(",", ":"))
+    assert len(content) > 15_000_000
+    wire.pieces = lambda: answer("200 OK", content.encode())
+
+    entity = BackstageCatalog(wire.url).entity(*REFERENCE)
+
+    assert entity is not None
+    assert len(entity["spec"]["repositories"]) == 80_000
+
+
+def trickle(before: bytes, piece: bytes) -> Iterator[bytes]:
+    yield before
+    while True:
+        time.sleep(0.02)
+        yield piece
+
+
+@both_calls
+@pytest.mark.parametrize(
+    ("before", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n{", b" "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n{", b" "),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"H", b""),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    ],
+    ids=["body", "with a length", "in a chunk", "head", "nothing", "heads", "chunks"],
+)
+def test_an_answer_that_trickles_is_given_up(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, call: Call, before: bytes, piece: bytes
+) -> None:
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
+    wire.pieces = lambda: trickle(before, piece)
+
+    problem_of(call, BackstageCatalog(wire.url))
 
 
 @both_calls

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from ecr_catalog_pipeline.catalog_files import MAX_BYTES
+from ecr_catalog_pipeline.core.text import visible
 from tests.integration.commands import Command, command_in
 
 ROOT: Final = Path(__file__).parents[2]
@@ -139,7 +142,7 @@ def test_the_words_of_a_terminal_name_the_same(command: Command) -> None:
 
     assert done.code == 1
     for path, line, name in EXPECTED:
-        assert f"{path}:{line}: ad-hoc ECR entity {name} (" in done.out
+        assert f"{visible(path)}:{line}: ad-hoc ECR entity {name} (" in done.out
     assert done.out.count(": ad-hoc ECR entity ") == len(EXPECTED)
     for path in UNPARSED:
         assert re.search(rf"^{path}:\d+:\d+: .*\(warning: not inspected\)$", done.err, re.MULTILINE)
@@ -178,6 +181,119 @@ def test_the_mirrors_folder_names_the_mirrors_entities(command: Command, corpus:
         "publish: {kind: file, path: ./out.yaml}\n"
     )
     assert command("guard", "ours.yaml").code == 0
+
+
+# What is inspected
+
+
+def odd_files(folder: Path) -> None:
+    """Files that are none, too large, or no text."""
+    os.mkfifo(folder / "fifo.yaml")
+    (folder / "zero.yaml").symlink_to("/dev/zero")
+    with (folder / "huge.yaml").open("wb") as stream:
+        stream.truncate(MAX_BYTES + 1)
+    (folder / "latin.yaml").write_bytes(b"# \xe9\n")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(folder / "s.yaml"))
+    listening.close()
+
+
+ODD: Final = {
+    "fifo.yaml": "no regular file",
+    "zero.yaml": "a symbolic link; it is not followed",
+    "huge.yaml": "larger than 20,000,000 bytes",
+    "latin.yaml": "not UTF-8 (byte 2)",
+    "s.yaml": "no regular file",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ODD)
+def test_what_cannot_be_inspected_never_hangs_the_guard_nor_makes_it_say_clean(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    odd, folder = tmp_path / "odd", tmp_path / "catalog"
+    odd.mkdir()
+    odd_files(odd)
+    folder.mkdir()
+    (odd / name).rename(folder / name)
+    command = command_in(folder, {}, monkeypatch, capfd)
+
+    guarded, retired = command("guard", "."), command("retire", ".")
+
+    assert guarded.code == 2
+    assert f"{name}: " in guarded.err
+    assert ODD[name] in guarded.err
+    assert f"{name}:1: warning: not judged: {ODD[name]}" in retired.err
+    if name != "zero.yaml":
+        assert retired.code == 2
+        assert "1 file was not inspected" in retired.out
+        assert "Nothing to retire" not in retired.out
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/tty", "fifo.yaml", "huge.yaml", "s.yaml"])
+def test_a_path_that_is_no_file_to_inspect_is_an_error(
+    command: Command, corpus: Path, path: str
+) -> None:
+    odd_files(corpus)
+    guarded, retired = command("guard", path), command("retire", path)
+    assert guarded.code == 2
+    assert retired.code == 1
+    for done in guarded, retired:
+        assert done.out == ""
+        assert re.search("no regular file|larger than 20,000,000 bytes|No such device", done.err)
+
+
+@pytest.mark.timeout(60)
+def test_guard_and_retire_inspect_the_same_files(command: Command, corpus: Path) -> None:
+    odd_files(corpus)
+    (corpus / "UPPER.YML").write_text(PAY)
+    (corpus / "within.yaml").symlink_to("plain.yaml")
+    (corpus / "linked").symlink_to("deep")
+    (corpus / "gone.yaml").symlink_to("nowhere.yaml")
+
+    guarded = command("guard", "--format", "github", "--entity", "goldenpath-ecr-registry", ".")
+    retired = json.loads(command("retire", "--json", ".").out)
+
+    found = {
+        each["file"] for each in commands_of(guarded.out) if each["title"].startswith("Ad-hoc")
+    }
+    gone = {each["file"] for each in (*retired["entities"], *retired["left"])}
+    warned = {each["file"] for each in retired["warnings"]}
+    assert found - gone <= warned, "templates, which retire leaves"
+    assert gone - found <= {"ours.yaml"}, "retire is not given --entity"
+    unseen = {each["file"] for each in commands_of(guarded.out) if each["title"] == "Unreadable"}
+    assert unseen == {*ODD, "gone.yaml"}
+    assert unseen <= warned
+    assert not {"within.yaml", "linked"} & (found | gone | warned)
+
+
+def test_a_link_that_is_named_is_read_and_its_file_retired(command: Command, corpus: Path) -> None:
+    (corpus / "link.yaml").symlink_to("plain.yaml")
+    assert command("guard", "link.yaml").code == 1
+    assert command("retire", "link.yaml", "--apply").code == 0
+    assert not (corpus / "plain.yaml").exists()
+
+
+@pytest.mark.parametrize("kind", ["Container-Repository", "ECR-Repository", "CONTAINER-REGISTRY"])
+def test_a_type_in_another_case_is_a_warning(command: Command, corpus: Path, kind: str) -> None:
+    (corpus / "case.yaml").write_text(AD_HOC.format(name="pay", type=kind))
+
+    done = command("guard", "case.yaml")
+
+    assert done.code == 0
+    assert re.search(
+        rf"^case.yaml:1:1: the type {kind} of pay .*in case only \(warning\)$", done.err
+    )
+    (shown,) = commands_of(command("guard", "--format=github", "case.yaml").out)
+    assert (shown["level"], shown["title"]) == ("warning", "Type in another case")
+    assert "differs from the one of an ad-hoc ECR entity in case only" in (
+        command("retire", "case.yaml").err
+    )
 
 
 # The pre-commit hook

@@ -227,6 +227,30 @@ def test_files_of_any_name_and_content_never_take_the_others_down(tmp_path: Path
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.timeout(60)
+def test_a_mirror_file_that_is_no_file_is_an_error_and_hangs_nothing(tmp_path: Path) -> None:
+    good = (
+        "governance: {repository: ./g}\nregistry: {region: eu-west-2}\n"
+        "publish: {kind: file, path: out/x.yaml}\n"
+    )
+    (tmp_path / "fine.yaml").write_text(good)
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "huge.yaml").write_text(good + "# " + "x" * 1_000_000)
+
+    loaded = load_mirrors(tmp_path)
+
+    assert list(loaded.mirrors) == ["fine"]
+    problems = {name: error.problem.partition(": ")[2] for name, error in loaded.errors.items()}
+    assert problems == {
+        "fifo": "cannot be read: no regular file",
+        "zero": "cannot be read: no regular file",
+        "folder": "cannot be read: Is a directory",
+        "huge": "cannot be read: larger than 1,000,000 bytes",
+    }
+
+
 # Repositories
 
 

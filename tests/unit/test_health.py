@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -36,6 +36,7 @@ from ecr_catalog_pipeline.core.reconcile import (
     State,
     reconcile,
 )
+from ecr_catalog_pipeline.core.text import unlinked
 from tests.reports import ReadReport, read_report
 from tests.unit.builders import (
     DATA,
@@ -694,6 +695,7 @@ def test_every_byte_outside_the_section_stays(
     inside = inside.lstrip(b"\n")  # which after a \r would make one line ending of two
     before = before and before + line_end
     after = after and line_end + after
+    assume(b"```" not in before)  # or the markers would stand in a code fence
     content = before + BEGIN + line_end + inside + line_end + END + after
 
     new = written(REPORT, content)
@@ -731,8 +733,61 @@ def test_markers_in_any_order_lose_nothing_but_what_is_between_the_two(content: 
 
 
 @given(any_health())
-def test_hostile_names_are_shown_as_they_are(of: RegistryHealth) -> None:
+def test_hostile_names_are_shown_as_they_are_but_for_their_links(of: RegistryHealth) -> None:
     read = shown(of)
 
     for state, word in ((State.GHOST, "Ghosts"), (State.ORPHAN, "Orphans")):
-        assert read.named.get(word, "").strip() == ", ".join(of.named[state]).strip()
+        names = [unlinked(name) for name in of.named[state]]
+        assert read.named.get(word, "").strip() == ", ".join(names).strip()
+
+
+LINKED: Final = re.compile(r"://|www\.|@|mailto:", re.IGNORECASE)
+
+
+@given(any_health(), st.sampled_from(Style))
+def test_no_text_of_a_user_makes_a_link_or_hides_in_the_report(
+    of: RegistryHealth, style: Style
+) -> None:
+    text = render_report(of, ORIGIN, style).text
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not LINKED.search(text.replace("\\", ""))
+
+
+def test_a_text_of_4000_characters_leaves_the_report_readable() -> None:
+    repositories = tuple(
+        ReconciledRepository("x" * 4_000, state, owner="y" * 4_000) for state in State
+    )
+    findings = tuple(Finding(each.name, "rule", Severity.ERROR, "m", "r") for each in repositories)
+    of = health(ReconciledRegistry(repositories, findings), title="z" * 200)
+
+    assert max(map(len, render_report(of, ORIGIN, Style.FILE).text.split("\n"))) < 300
+
+
+# Code
+
+
+FENCES: Final = ("```", "~~~", "  ````", "```markdown", "~~~ ` x")
+
+
+@pytest.mark.parametrize("fence", FENCES)
+def test_markers_in_a_code_fence_are_no_markers(fence: str) -> None:
+    closing = re.search("`{3,}|~{3,}", fence)
+    assert closing
+    quoted = f"{fence}\n{BEGIN.decode()}\n{END.decode()}\n{closing[0]}\n".encode()
+
+    assert "stands in a code block only" in not_written(REPORT, quoted).problem
+    content = b"# How\n\n" + quoted + b"\n" + BEGIN + b"\n" + END + b"\nafter\n"
+    new = written(REPORT, content)
+    assert new.startswith(b"# How\n\n" + quoted + b"\n" + BEGIN + b"\n<!-- ")
+    assert place_report(REPORT, new) == UP_TO_DATE
+
+
+@pytest.mark.parametrize("before", ["``` `\n", "``\n", "    ```\n", "```\n~~~\n```\n", "x ```\n"])
+def test_what_opens_no_fence_hides_no_marker(before: str) -> None:
+    written(REPORT, before.encode() + BEGIN + b"\n" + END + b"\n")
+
+
+def test_a_fence_that_was_opened_inside_a_section_is_repaired() -> None:
+    content = BEGIN + b"\n```\nspoilt\n" + END + b"\n"
+    assert b"spoilt" not in written(REPORT, content)

@@ -461,7 +461,7 @@ odd_json = st.one_of(values, st.sampled_from(["\ud800", float("nan"), 10**400, "
 @given(mutations(SERVED_TREE, odd_json))
 @example(SERVED_TREE)
 def test_any_entity_that_backstage_serves(tree: Any) -> None:
-    served = backstage._entity(json.dumps(tree).encode())
+    served = backstage._object(json.dumps(tree).encode())
     assert served is None or isinstance(served, dict)
     present = inventory(NAMES)
     planned = plan(live_registry(*NAMES), present, published=BEFORE)
@@ -476,14 +476,14 @@ def test_any_entity_that_backstage_serves(tree: Any) -> None:
 @example(b'{"a":' * 99 + b"1" + b"}" * 99)
 @example(b'{"a":' * 101 + b"1" + b"}" * 101)
 def test_any_body_of_backstage_is_an_entity_or_none(body: bytes) -> None:
-    entity = backstage._entity(body)
+    entity = backstage._object(body)
     assert entity is None or content_digest(entity).startswith("sha256:")
 
 
 def test_an_entity_nests_as_deep_as_the_limit_and_no_deeper() -> None:
     deep = b'{"a":' * backstage.MAX_DEPTH + b"1" + b"}" * backstage.MAX_DEPTH
-    assert backstage._entity(deep) is not None
-    assert backstage._entity(b'{"a":' + deep + b"}") is None
+    assert backstage._object(deep) is not None
+    assert backstage._object(b'{"a":' + deep + b"}") is None
 
 
 def test_the_good_examples_are_good() -> None:
