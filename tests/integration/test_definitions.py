@@ -129,10 +129,13 @@ def test_a_mirror_has_these_keys_and_no_others(tmp_path: Path) -> None:
     assert {each.to_user_string() for each in repository.asset_graph.asset_check_keys} == keys(
         "goldenpath", CHECKS
     )
-    assert set(repository.job_names) - {"__ASSET_JOB"} == {"goldenpath_sync", "housekeeping"}
+    assert set(repository.job_names) - {"__ASSET_JOB"} == {
+        "goldenpath_sync",
+        "ecr_catalog_housekeeping",
+    }
     assert {each.name for each in repository.schedule_defs} == {
         "goldenpath_every_2_minutes",
-        "housekeeping_hourly",
+        "ecr_catalog_housekeeping_hourly",
     }
     assert {each.name for each in repository.sensor_defs} == {
         "goldenpath_changes",
@@ -226,7 +229,13 @@ def test_each_mirror_has_a_schedule_that_runs_by_default(tmp_path: Path) -> None
             dg.DefaultScheduleStatus.RUNNING,
         )
         for name in ("one", "two")
-    } | {"housekeeping_hourly": ("41 * * * *", "housekeeping", dg.DefaultScheduleStatus.RUNNING)}
+    } | {
+        "ecr_catalog_housekeeping_hourly": (
+            "41 * * * *",
+            "ecr_catalog_housekeeping",
+            dg.DefaultScheduleStatus.RUNNING,
+        )
+    }
 
 
 def test_all_runs_of_a_mirror_share_one_pool_and_no_other_mirrors(tmp_path: Path) -> None:
