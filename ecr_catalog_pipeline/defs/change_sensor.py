@@ -5,14 +5,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Thread
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 from dagster._core.storage.tags import RUN_KEY_TAG
-from pydantic import AwareDatetime, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
 
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.defs.assets import key_of
@@ -59,7 +59,7 @@ class Seen:
     blob: str
     fingerprint: str
     unchanged_until: AwareDatetime
-    pages: int = 1
+    pages: Annotated[int, Field(ge=1, le=10_000)] = 1
     asked: Asked | None = None
 
 
@@ -180,6 +180,8 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
             if looks.in_words:
                 context.log.warning("cannot look%s: %s", looks.in_words, error)
             return dg.SkipReason(f"cannot look{looks.in_words}: {error}")
+        if kept.problem:
+            context.log.warning("the cursor %s; that part starts afresh", kept.problem)
         if before is None:
             return _first_look(context, mirror, look, kept.problem)
         return _compared(context, mirror, before, look)
@@ -204,10 +206,7 @@ def _first_look(
     context: dg.SensorEvaluationContext, mirror: Mirror, look: Look, problem: str
 ) -> dg.SensorResult | dg.SkipReason:
     """Compare with the last successful run, since there is no earlier look to compare with."""
-    words = "first look"
-    if problem:
-        words = f"first look, since what was kept of the last one cannot be used: {problem}"
-        context.log.warning(words)
+    words = f"first look, since the cursor {problem}" if problem else "first look"
     # Dagster ignores a run key that it knows: a count from 0 would use those of before again.
     now = _seen(look, sequence=int(look.began_at.timestamp() * 1_000))
     known = _last_run(context.instance, mirror)

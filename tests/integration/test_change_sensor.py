@@ -112,6 +112,9 @@ CURSORS: Final = {
     "a list": "[]",
     "a newer version": '{"version": 99, "anything": {"new": true}}',
     "another type": '{"sequence": "many", "blob": 1, "fingerprint": null, "unchanged_until": []}',
+    "a number beyond all time": json.dumps(
+        {"sequence": 1, "blob": "a", "fingerprint": "b", "pages": 10**30}
+    ),
     "a moment without a zone": json.dumps(
         {"sequence": 1, "blob": "a", "fingerprint": "b", "unchanged_until": "2026-01-09T12:00:00"}
     ),
@@ -130,7 +133,7 @@ def test_a_cursor_that_cannot_be_read_is_said_once_and_loses_no_change(
     the_run(tick)
     again = skipped(sensor.look())
 
-    assert capfd.readouterr().err.count("first look, since what was kept") == 1
+    assert capfd.readouterr().err.count("starts afresh") == 1
     assert set(observed(tick)) == {"ecr_registry"}
     assert again == "no change: 4 repositories as before"
 
@@ -141,7 +144,7 @@ def test_a_cursor_that_cannot_be_read_asks_for_no_run_when_nothing_has_changed(
     world.sync()
     sensor = Sensor(world, "{}")
 
-    assert "cannot be used" in skipped(sensor.look(later=timedelta()))
+    assert "first look, since the cursor cannot be read" in skipped(sensor.look(later=timedelta()))
     assert skipped(sensor.look()) == "no change: 3 repositories as before"
 
 
