@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.checks import BACKSTAGE_IN_PARITY
-from ecr_catalog_pipeline.defs.jobs import sync_job_name
+from ecr_catalog_pipeline.defs.jobs import run_by_this_process, sync_job_name
 from ecr_catalog_pipeline.mirroring import PlannedRegistry, Publication
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror
 
@@ -54,7 +55,13 @@ def run_once(mirror: Mirror, environ: Mapping[str, str], *, approve: str | None 
         )
     with dg.DagsterInstance.get() if home else dg.DagsterInstance.ephemeral() as instance:
         try:
-            result = job.execute_in_process(instance=instance, run_config=config)
+            run_id = str(uuid4())
+            result = job.execute_in_process(
+                instance=instance,
+                run_config=config,
+                run_id=run_id,
+                tags=dict(run_by_this_process(run_id)),
+            )
         except dg.Failure as failure:
             if isinstance(failure.__cause__, CatalogError):
                 raise failure.__cause__ from None

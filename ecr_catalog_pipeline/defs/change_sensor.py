@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.defs.assets import key_of
-from ecr_catalog_pipeline.defs.jobs import in_flight, sync_job_name
+from ecr_catalog_pipeline.defs.jobs import end_lost_runs, in_flight, sync_job_name
 from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
 from ecr_catalog_pipeline.defs.parity import DATA_VERSION_TAG, STILL_HELD_TAG
 from ecr_catalog_pipeline.defs.resources import governance_key, registry_key
@@ -171,6 +171,7 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
         before = kept.value
         if before and _is_recent(before, now_utc()):
             return dg.SkipReason(f"a listing of {before.pages} pages is read less often")
+        killed = end_lost_runs(context.instance, mirror.name)
         if in_flight(context.instance, mirror.name):
             return dg.SkipReason("a run of this mirror is queued or under way")
         sources = getattr(context.resources, repo), getattr(context.resources, registry)
@@ -183,8 +184,8 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
         if kept.problem:
             context.log.warning("the cursor %s; that part starts afresh", kept.problem)
         if before is None:
-            return _first_look(context, mirror, look, kept.problem)
-        return _compared(context, mirror, before, look)
+            return _first_look(context, mirror, look, kept.problem, killed=killed)
+        return _compared(context, mirror, before, look, killed=killed)
 
     return changes
 
@@ -203,32 +204,32 @@ def _look(repo: Any, registry: Any) -> Look:
 
 
 def _first_look(
-    context: dg.SensorEvaluationContext, mirror: Mirror, look: Look, problem: str
+    context: dg.SensorEvaluationContext, mirror: Mirror, look: Look, problem: str, *, killed: bool
 ) -> dg.SensorResult | dg.SkipReason:
     """Compare with the last successful run, since there is no earlier look to compare with."""
     words = f"first look, since the cursor {problem}" if problem else "first look"
     # Dagster ignores a run key that it knows: a count from 0 would use those of before again.
     now = _seen(look, sequence=int(look.began_at.timestamp() * 1_000))
     known = _last_run(context.instance, mirror)
-    if known is None:
+    if known is None and not killed:
         context.update_cursor(write_kept(SEEN, SEEN_VERSION, now))
         return dg.SkipReason(f"{words}: nothing to compare with")
-    before = replace(known, sequence=now.sequence)
+    before = replace(known or now, sequence=now.sequence)
     moved = _moved(mirror, before, now)
-    if not moved:
+    if not moved and not killed:
         context.update_cursor(write_kept(SEEN, SEEN_VERSION, now))
         return dg.SkipReason(f"{words}: no change since the last successful run")
     return _ask(mirror, now, moved, before.unchanged_until)
 
 
 def _compared(
-    context: dg.SensorEvaluationContext, mirror: Mirror, before: Seen, look: Look
+    context: dg.SensorEvaluationContext, mirror: Mirror, before: Seen, look: Look, *, killed: bool
 ) -> dg.SensorResult | dg.SkipReason:
     """Compare with the last look."""
     now = _seen(look, sequence=before.sequence, asked=before.asked)
     moved = _moved(mirror, before, now)
     lost = before.asked if _is_lost(context.instance, before.asked) else None
-    if not moved and not lost:
+    if not moved and not lost and not killed:
         context.update_cursor(write_kept(SEEN, SEEN_VERSION, replace(now, asked=None)))
         return dg.SkipReason(f"no change: {look.repositories} repositories as before")
     return _ask(mirror, now, moved, (lost or before).unchanged_until)
