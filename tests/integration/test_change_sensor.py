@@ -377,7 +377,7 @@ def test_a_run_in_flight_is_waited_for_and_the_change_is_seen_afterwards(
     world: World, sensor: Sensor, status: dg.DagsterRunStatus
 ) -> None:
     job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
-    run = world.instance.create_run_for_job(job, status=status)
+    run = world.instance.create_run_for_job(job, status=status, tags=job.run_tags)
     world.fake.create("team/four")
     asked = world.fake.count("DescribeRepositories")
 

@@ -296,7 +296,12 @@ def test_the_schedule_adds_no_run_to_one_under_way(tmp_path: Path) -> None:
         ):
             assert tick("one") == (1, None), f"before {status}"
             run = instance.add_run(
-                dg.DagsterRun(job_name="one_sync", run_id=str(uuid4()), status=status)
+                dg.DagsterRun(
+                    job_name="one_sync",
+                    run_id=str(uuid4()),
+                    status=status,
+                    tags={MIRROR_TAG: "one"},
+                )
             )
             requests, why = tick("one")
             assert (requests, bool(why)) == (0, True), status
