@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
