@@ -29,6 +29,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickData, TickStatus
 
+from ecr_catalog_pipeline.defs.housekeeping import HOUSEKEEPING
 from tests.fakes.aws import FakeAws
 from tests.integration.worlds import QUIET, FileTarget, World
 
@@ -155,7 +156,7 @@ class Bench:
     def _keep_house(self) -> None:
         self.peak = max(self.peak, sum(sizes(self._home).values()))
         began = time.monotonic()
-        job = self._world.definitions.resolve_job_def("housekeeping")
+        job = self._world.definitions.resolve_job_def(HOUSEKEEPING)
         job.execute_in_process(instance=self._world.instance, run_config=QUIET)
         self.took.append(time.monotonic() - began)
 

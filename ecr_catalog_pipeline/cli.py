@@ -114,7 +114,12 @@ def sync(name: str, approve: str | None) -> int:
     with _progress("loading Dagster"):
         from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
     with _telling_last_good(mirror), _progress(f"running the assets of {name}"):
-        done = run_once(mirror, os.environ, approve=approve)
+        done = run_once(
+            mirror,
+            os.environ,
+            approve=approve,
+            warn=lambda words: click.echo(f"warning: {words}", err=True),
+        )
     plan, publication = done.planned.plan, done.publication
     where = wiring.publisher(mirror, cache_folder(os.environ)).where
     if stays := left_behind(last, where, mirror.identity.reference):

@@ -210,6 +210,17 @@ class DagsterHistory:
             for place, run_id, job, status, end, created in rows
         ]
 
+    def first_end_after(self, place: int, now: datetime) -> datetime | None:
+        """When the first run ended that was stored after that place; never ahead of now."""
+        with self._runs.connect() as conn:
+            end = conn.scalar(
+                sql.select(sql.func.min(_RUNS.end_time))
+                .where(_RUNS.id > place)
+                .where(_RUNS.status.in_(_ENDED))
+                .where(_RUNS.end_time <= now.timestamp())
+            )
+        return datetime.fromtimestamp(end, UTC) if end else None
+
     def bytes_on_disk(self) -> int:
         """Measure the files of the history: databases of SQLite, and local compute logs."""
         files = [path for each in self._databases() for path in _with_sidecars(each)]
@@ -265,11 +276,14 @@ class DagsterHistory:
         for run_id in run_ids:
             self.freed.packed_databases += self._rewrite_shard(run_id, with_details=True)
 
-    def remove_runless(self, prefixes: AbstractSet[str], needed: Needed, before: datetime) -> None:
+    def remove_runless(
+        self, prefixes: AbstractSet[str], needed: Needed, before: datetime, now: datetime
+    ) -> None:
         """Remove what sensors and Dagster reported without a run, but for the latest of each.
 
         Args:
             prefixes: first parts of the asset keys to look at.
+            now: what is dated ahead of it is as old as what was stored after it.
         """
         with self._events.index_connection() as conn:
             every = [key for (key,) in conn.execute(sql.select(AssetKeyTable.c.asset_key))]
@@ -277,16 +291,16 @@ class DagsterHistory:
             every += [key for (key,) in pairs]
         keys = [key for key in sorted(set(every)) if _first_part(key) in prefixes]
         old = sql.and_(
-            _EVENTS.run_id == RUNLESS_RUN_ID,
-            _EVENTS.timestamp < before.astimezone(UTC).replace(tzinfo=None),
+            _runless_before(_EVENTS.id, _EVENTS.run_id, _EVENTS.timestamp, before, now),
             _EVENTS.asset_key.in_(keys),
         )
         for ids in self._batches(_EVENTS.id, old, needed.events):
             with self._events.index_transaction() as conn:
                 self.freed.runless_events += _delete_events(conn, _EVENTS.id.in_(ids))
         old_checks = sql.and_(
-            _CHECKS.run_id == RUNLESS_RUN_ID,
-            _CHECKS.evaluation_event_timestamp < before.astimezone(UTC).replace(tzinfo=None),
+            _runless_before(
+                _CHECKS.id, _CHECKS.run_id, _CHECKS.evaluation_event_timestamp, before, now
+            ),
             _CHECKS.asset_key.in_(keys),
         )
         for ids in self._batches(_CHECKS.id, old_checks, needed.checks):
@@ -477,6 +491,20 @@ def _latest_checks(conn: Connection) -> Iterator[Any]:
                 .order_by(_CHECKS.id.desc())
                 .limit(1)
             )
+
+
+def _runless_before(
+    row: sql.Column[Any],
+    run_id: sql.Column[Any],
+    at: sql.Column[Any],
+    before: datetime,
+    now: datetime,
+) -> sql.ColumnElement[bool]:
+    """What no run reported and is that old by its date, or by its place if that is ahead of now."""
+    old = at < before.astimezone(UTC).replace(tzinfo=None)
+    last = sql.select(sql.func.max(row)).where(run_id == RUNLESS_RUN_ID, old).scalar_subquery()
+    ahead = sql.and_(at > now.astimezone(UTC).replace(tzinfo=None), row < last)
+    return sql.and_(run_id == RUNLESS_RUN_ID, sql.or_(old, ahead))
 
 
 def _delete_events(conn: Connection, condition: sql.ColumnElement[bool]) -> int:

@@ -14,13 +14,18 @@ from ecr_catalog_pipeline.core.history import Fate, StoredRun, fate_of
 from ecr_catalog_pipeline.defs.assets import told_to_dagster
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
 
-HOUSEKEEPING: Final = "housekeeping"
+HOUSEKEEPING: Final = "ecr_catalog_housekeeping"
+HOUSEKEEPING_TAG: Final = "ecr_catalog/housekeeping"
 SCHEDULE_TAG: Final = "dagster/schedule_name"
 LOCATION_TAG: Final = ".dagster/repository"
 MAX_SECONDS: Final = 900
 """After that no further page of runs is begun; the next housekeeping goes on."""
 RUNS_READ: Final = 500
 RUNS_AT_ONCE: Final = 25
+
+_EARLIER_NAME: Final = "housekeeping"
+_EARLIER_TAGS: Final = {"dagster/max_runtime": "1800"}
+"""What runs of the job carried while it had that name."""
 
 
 class HousekeepingConfig(dg.Config):
@@ -75,7 +80,7 @@ def housekeeping_job(mirrors: Iterable[str]) -> dg.JobDefinition:
     @dg.job(
         name=HOUSEKEEPING,
         executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime": str(2 * MAX_SECONDS)},
+        tags={HOUSEKEEPING_TAG: "true", "dagster/max_runtime": str(2 * MAX_SECONDS)},
         description="Keeps Dagster's history small: `keep_days` days of runs, and their details "
         "for `keep_details_hours` hours.",
     )
@@ -89,14 +94,16 @@ def housekeeping_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """Every hour: a day of runs with all their details is more than the disk should hold."""
 
     @dg.schedule(
-        name="housekeeping_hourly",
+        name=f"{HOUSEKEEPING}_hourly",
         cron_schedule="41 * * * *",
         job=job,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Removes old history. Blocks no mirror.",
     )
     def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        under_way = dg.RunsFilter(job_name=HOUSEKEEPING, statuses=IN_FLIGHT)
+        under_way = dg.RunsFilter(
+            job_name=HOUSEKEEPING, tags={HOUSEKEEPING_TAG: "true"}, statuses=IN_FLIGHT
+        )
         if context.instance.get_run_records(under_way, limit=1):
             return dg.SkipReason("housekeeping is queued or under way")
         return dg.RunRequest()
@@ -116,7 +123,7 @@ def keep_house(
 
     Args:
         mirrors: names of the mirrors whose events without a run are looked at.
-        location: the code location whose runs are ours; None when it is unknown.
+        location: the code location that this runs in; None when it is unknown.
 
     Raises:
         CatalogError: the history lies where it cannot be cleaned up.
@@ -133,8 +140,7 @@ def keep_house(
     while rows := history.runs_after(place, RUNS_READ):
         place = rows[-1].place
         fates: dict[Fate, list[str]] = {fate: [] for fate in Fate}
-        for row in rows:
-            run = _stored(row, location)
+        for run in _stored(rows, location, history, now):
             fate = fate_of(
                 run, needed=needed.runs, remove_before=remove_before, slim_before=slim_before
             )
@@ -151,7 +157,7 @@ def keep_house(
         if time.monotonic() > gives_up_at:
             notes.append(f"not all was done in {MAX_SECONDS} s; the next housekeeping goes on")
             break
-    history.remove_runless(mirrors, needed, remove_before)
+    history.remove_runless(mirrors, needed, remove_before, now)
     history.remove_orphans(remove_before)
     notes += history.reclaim()
     if history.busy:
@@ -159,18 +165,51 @@ def keep_house(
     return Kept(history.freed, runs_needed, before, history.bytes_on_disk(), notes)
 
 
-def _stored(row: RunRow, location: str | None) -> StoredRun:
-    ours = (
-        MIRROR_TAG in row.tags
-        or row.job == HOUSEKEEPING
-        or (location is not None and row.tags.get(LOCATION_TAG) == location)
-    )
-    return StoredRun(
-        place=row.place,
-        run_id=row.run_id,
-        ended_at=row.ended_at,
-        ours=ours,
-        routine=row.status == "SUCCESS" and MIRROR_TAG in row.tags and SCHEDULE_TAG in row.tags,
+def _stored(
+    rows: Sequence[RunRow], location: str | None, history: DagsterHistory, now: datetime
+) -> list[StoredRun]:
+    """Judge runs, the last stored one first.
+
+    An end ahead of now says nothing: such a run ended before those that were stored after it.
+    """
+    found = []
+    ended_later: datetime | None = None
+    for row in reversed(rows):
+        ended_at = row.ended_at
+        if ended_at and ended_at > now:
+            ended_later = ended_later or history.first_end_after(row.place, now) or now
+            ended_at = ended_later
+        elif ended_at:
+            ended_later = ended_at
+        found.append(
+            StoredRun(
+                place=row.place,
+                run_id=row.run_id,
+                ended_at=ended_at,
+                ours=_is_ours(row, location),
+                routine=row.status == "SUCCESS"
+                and MIRROR_TAG in row.tags
+                and SCHEDULE_TAG in row.tags,
+            )
+        )
+    return found
+
+
+def _is_ours(row: RunRow, location: str | None) -> bool:
+    """Whether a run carries our mark, and comes from no other code location.
+
+    A job's name marks nothing, and neither does the location alone: others use them, too.
+    """
+    its_location = row.tags.get(LOCATION_TAG)
+    if its_location and location and its_location != location:
+        return False
+    if MIRROR_TAG in row.tags or HOUSEKEEPING_TAG in row.tags:
+        return True
+    return (
+        row.job == _EARLIER_NAME
+        and location is not None
+        and its_location == location
+        and _EARLIER_TAGS.items() <= row.tags.items()
     )
 
 

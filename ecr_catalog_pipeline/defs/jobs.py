@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+from pydantic import TypeAdapter, ValidationError
 
+from ecr_catalog_pipeline.adapters.process import ProcessIdentity, is_gone, this_process
 from ecr_catalog_pipeline.settings import Mirror
 
 MIRROR_TAG: Final = "ecr_catalog/mirror"
+PROCESS_TAG: Final = "ecr_catalog/process"
 MAX_RUN_SECONDS: Final = 110
 """Run monitoring ends a run that takes longer; the next tick plans afresh."""
 
@@ -24,6 +31,36 @@ IN_FLIGHT: Final = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class RunBy:
+    """Who runs a run. A run that is launched again gets the tags of the first, so it is named."""
+
+    run_id: str
+    process: ProcessIdentity
+
+
+_RUN_BY: Final = TypeAdapter(RunBy)
+
+
+def run_by_this_process(run_id: str) -> Mapping[str, str]:
+    """Give the tag of a run that this process runs."""
+    return {PROCESS_TAG: _RUN_BY.dump_json(RunBy(run_id, this_process())).decode()}
+
+
+class _RecordingExecutor(InProcessExecutor):
+    """Runs all steps in the run's process, and first notes which one that is."""
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        run_id = plan_context.run_id
+        plan_context.instance.add_run_tags(run_id, run_by_this_process(run_id))
+        yield from super().execute(plan_context, execution_plan)
+
+
+@dg.executor(name="in_process")
+def _recording_executor(_: dg.InitExecutorContext) -> _RecordingExecutor:
+    return _RecordingExecutor(retries=RetryMode.ENABLED)
+
+
 def sync_job(mirror: Mirror, assets: list[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:
     """The job that runs all assets of a mirror once, in one process."""
     return dg.define_asset_job(
@@ -32,7 +69,7 @@ def sync_job(mirror: Mirror, assets: list[dg.AssetsDefinition]) -> UnresolvedAss
         description=f"One reconciliation of the mirror {mirror.name}.",
         tags={MIRROR_TAG: mirror.name},
         run_tags={MIRROR_TAG: mirror.name, "dagster/max_runtime": str(MAX_RUN_SECONDS)},
-        executor_def=dg.in_process_executor,
+        executor_def=_recording_executor,
     )
 
 
@@ -54,6 +91,7 @@ def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Sched
     def every_2_minutes(
         context: dg.ScheduleEvaluationContext,
     ) -> dg.RunRequest | dg.SkipReason:
+        end_lost_runs(context.instance, mirror.name)
         if in_flight(context.instance, mirror.name):
             return dg.SkipReason("a run of this mirror is queued or under way")
         return dg.RunRequest()
@@ -63,7 +101,44 @@ def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Sched
 
 def in_flight(instance: dg.DagsterInstance, mirror: str) -> bool:
     """Whether a run of the mirror's job is queued or under way."""
-    runs = instance.get_run_records(
-        dg.RunsFilter(job_name=sync_job_name(mirror), statuses=IN_FLIGHT), limit=1
+    return bool(instance.get_run_records(_in_flight(mirror), limit=1))
+
+
+def end_lost_runs(instance: dg.DagsterInstance, mirror: str) -> bool:
+    """End the runs of a mirror that nobody runs any more; say whether there were any.
+
+    Dagster itself waits for the longest time that a run may take.
+    """
+    lost = [
+        record.dagster_run
+        for record in instance.get_run_records(_in_flight(mirror))
+        if _is_lost(record.dagster_run)
+    ]
+    ended = [_end(instance, run.run_id) for run in lost]
+    return any(ended)
+
+
+def _in_flight(mirror: str) -> dg.RunsFilter:
+    return dg.RunsFilter(
+        job_name=sync_job_name(mirror), tags={MIRROR_TAG: mirror}, statuses=IN_FLIGHT
     )
-    return bool(runs)
+
+
+def _is_lost(run: dg.DagsterRun) -> bool:
+    try:
+        run_by = _RUN_BY.validate_json(run.tags.get(PROCESS_TAG, ""))
+    except ValidationError:
+        return False
+    return run_by.run_id == run.run_id and is_gone(run_by.process)
+
+
+def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """End a run, unless it ended by itself a moment before its process did."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return False
+    instance.report_run_failed(run, "The process of this run is gone: it was killed.")
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits:
+        storage.free_concurrency_slots_for_run(run_id)
+    return True

@@ -23,6 +23,7 @@ from requests import RequestException  # noqa: TID251 - what Dagster's client ra
 
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.defs.conditions import UI_VARIABLE
+from ecr_catalog_pipeline.defs.instance import kept_instance
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
 from ecr_catalog_pipeline.demo.backstage_server import backstage_beside
 from ecr_catalog_pipeline.demo.ecr_server import running_ecr
@@ -189,7 +190,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _end_lost_runs(home: Path) -> None:
     """Mark runs whose process ended with an earlier demo, so that they hold no slot."""
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with kept_instance(home) as instance:
         for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)):
             instance.report_run_canceled(run, "The demo that ran it was stopped.")
 

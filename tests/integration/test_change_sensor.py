@@ -14,6 +14,7 @@ import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from ecr_catalog_pipeline.core.parity import Basis
+from ecr_catalog_pipeline.defs import change_sensor
 from ecr_catalog_pipeline.defs.parity import DATA_VERSION_TAG, STILL_HELD_TAG, latest_state
 from tests.fakes.aws import Fault
 from tests.integration.worlds import MIRROR, QUIET, FileTarget, World, a_world
@@ -29,7 +30,7 @@ class Sensor:
     cursor: str | None = None
 
     def look(self, *, later: timedelta = timedelta(minutes=1)) -> SensorExecutionData:
-        if self.cursor:
+        if self.cursor and later:
             self.seen = {
                 **self.seen,
                 "unchanged_until": (self.unchanged_until - later).isoformat(),
@@ -100,6 +101,89 @@ def skipped(tick: SensorExecutionData) -> str:
 
 def test_the_first_look_starts_no_run(world: World) -> None:
     assert "first look" in skipped(Sensor(world).look())
+
+
+# What was kept of an earlier look, and cannot be used
+
+
+CURSORS: Final = {
+    "cut off": '{"sequence": 3, "blob": "ab',
+    "empty": "{}",
+    "a list": "[]",
+    "a newer version": '{"version": 99, "anything": {"new": true}}',
+    "another type": '{"sequence": "many", "blob": 1, "fingerprint": null, "unchanged_until": []}',
+    "a number beyond all time": json.dumps(
+        {"sequence": 1, "blob": "a", "fingerprint": "b", "pages": 10**30}
+    ),
+    "a moment without a zone": json.dumps(
+        {"sequence": 1, "blob": "a", "fingerprint": "b", "unchanged_until": "2026-01-09T12:00:00"}
+    ),
+}
+
+
+@pytest.mark.parametrize("cursor", CURSORS.values(), ids=CURSORS.keys())
+def test_a_cursor_that_cannot_be_read_is_said_once_and_loses_no_change(
+    world: World, cursor: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.sync()
+    world.fake.create("team/four")
+    sensor = Sensor(world, cursor)
+
+    tick = sensor.look(later=timedelta())
+    the_run(tick)
+    again = skipped(sensor.look())
+
+    assert capfd.readouterr().err.count("starts afresh") == 1
+    assert set(observed(tick)) == {"ecr_registry"}
+    assert again == "no change: 4 repositories as before"
+
+
+def test_a_cursor_that_cannot_be_read_asks_for_no_run_when_nothing_has_changed(
+    world: World,
+) -> None:
+    world.sync()
+    sensor = Sensor(world, "{}")
+
+    assert "first look, since the cursor cannot be read" in skipped(sensor.look(later=timedelta()))
+    assert skipped(sensor.look()) == "no change: 3 repositories as before"
+
+
+def test_a_first_look_counts_what_only_a_failed_run_has_read_as_a_change(world: World) -> None:
+    world.sync()
+    world.fake.create("team/four")
+    world.target.overwrite(b"kind: Component\n")
+    world.sync_fails()
+
+    assert "ecr_registry" in observed(Sensor(world).look())
+
+
+def test_starting_afresh_uses_no_run_key_again(world: World) -> None:
+    created_at = datetime(2026, 1, 9, 12, tzinfo=UTC)
+    world.sync()
+    keys = []
+    for _ in range(2):
+        sensor = Sensor(world)
+        sensor.look()
+        world.fake.create("team/four", created_at)
+        keys.append(the_run(sensor.look()).run_key)
+        world.fake.delete("team/four")
+
+    assert len(set(keys)) == 2, "Dagster ignores a run key that it knows"
+
+
+def test_a_cursor_of_before_the_versions_is_read(sensor: Sensor) -> None:
+    sensor.seen = {name: value for name, value in sensor.seen.items() if name != "version"}
+
+    assert skipped(sensor.look()) == "no change: 3 repositories as before"
+
+
+def test_a_clock_that_was_set_back_mutes_nothing(world: World, sensor: Sensor) -> None:
+    world.fake.create("team/four")
+
+    tick = sensor.look(later=-timedelta(hours=1))
+
+    until = datetime.fromisoformat(the_run(tick).tags[STILL_HELD_TAG])
+    assert until <= datetime.now(UTC), "a moment ahead of now says nothing"
 
 
 def test_without_a_change_it_says_so(sensor: Sensor) -> None:
@@ -293,7 +377,7 @@ def test_a_run_in_flight_is_waited_for_and_the_change_is_seen_afterwards(
     world: World, sensor: Sensor, status: dg.DagsterRunStatus
 ) -> None:
     job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
-    run = world.instance.create_run_for_job(job, status=status)
+    run = world.instance.create_run_for_job(job, status=status, tags=job.run_tags)
     world.fake.create("team/four")
     asked = world.fake.count("DescribeRepositories")
 
@@ -330,3 +414,42 @@ def test_a_look_is_one_call(world: World, sensor: Sensor) -> None:
     sensor.look()
 
     assert world.fake.count("DescribeRepositories") == asked + 1
+
+
+# Looks that take longer than a tick may
+
+
+def test_a_look_that_takes_too_long_is_a_skip_goes_on_and_its_result_is_taken(
+    world: World, sensor: Sensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_sensor, "LOOK_SECONDS", 0.1)
+    until = sensor.unchanged_until
+    world.fake.create("team/four")
+    world.fake.fail("DescribeRepositories", Fault.HANG)
+    asked = world.fake.count("DescribeRepositories")
+
+    words = [skipped(sensor.look(later=timedelta(seconds=2))) for _ in range(3)]
+
+    assert all("not read within the time of a tick" in each for each in words)
+    assert "in a row" not in words[0]
+    assert "3 times in a row, since" in words[2]
+    assert world.fake.count("DescribeRepositories") <= asked + 1, "one look at a time"
+    assert sensor.unchanged_until == until - timedelta(seconds=6)
+
+    world.fake.clear()
+    monkeypatch.setattr(change_sensor, "LOOK_SECONDS", 60)
+    assert set(observed(sensor.look(later=timedelta(seconds=2)))) == {"ecr_registry"}
+
+
+def test_looks_that_fail_in_a_row_are_counted_until_one_succeeds(
+    world: World, sensor: Sensor
+) -> None:
+    world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    words = [skipped(sensor.look()) for _ in range(4)]
+    assert ["in a row" in each for each in words] == [False, False, True, True]
+    assert "4 times in a row" in words[3]
+
+    world.fake.clear()
+    assert "no change" in skipped(sensor.look())
+    world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    assert "in a row" not in skipped(sensor.look())

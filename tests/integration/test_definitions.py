@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.integration.worlds import (
     GOVERNANCE_PATH,
@@ -129,10 +130,13 @@ def test_a_mirror_has_these_keys_and_no_others(tmp_path: Path) -> None:
     assert {each.to_user_string() for each in repository.asset_graph.asset_check_keys} == keys(
         "goldenpath", CHECKS
     )
-    assert set(repository.job_names) - {"__ASSET_JOB"} == {"goldenpath_sync", "housekeeping"}
+    assert set(repository.job_names) - {"__ASSET_JOB"} == {
+        "goldenpath_sync",
+        "ecr_catalog_housekeeping",
+    }
     assert {each.name for each in repository.schedule_defs} == {
         "goldenpath_every_2_minutes",
-        "housekeeping_hourly",
+        "ecr_catalog_housekeeping_hourly",
     }
     assert {each.name for each in repository.sensor_defs} == {
         "goldenpath_changes",
@@ -226,7 +230,13 @@ def test_each_mirror_has_a_schedule_that_runs_by_default(tmp_path: Path) -> None
             dg.DefaultScheduleStatus.RUNNING,
         )
         for name in ("one", "two")
-    } | {"housekeeping_hourly": ("41 * * * *", "housekeeping", dg.DefaultScheduleStatus.RUNNING)}
+    } | {
+        "ecr_catalog_housekeeping_hourly": (
+            "41 * * * *",
+            "ecr_catalog_housekeeping",
+            dg.DefaultScheduleStatus.RUNNING,
+        )
+    }
 
 
 def test_all_runs_of_a_mirror_share_one_pool_and_no_other_mirrors(tmp_path: Path) -> None:
@@ -287,7 +297,12 @@ def test_the_schedule_adds_no_run_to_one_under_way(tmp_path: Path) -> None:
         ):
             assert tick("one") == (1, None), f"before {status}"
             run = instance.add_run(
-                dg.DagsterRun(job_name="one_sync", run_id=str(uuid4()), status=status)
+                dg.DagsterRun(
+                    job_name="one_sync",
+                    run_id=str(uuid4()),
+                    status=status,
+                    tags={MIRROR_TAG: "one"},
+                )
             )
             requests, why = tick("one")
             assert (requests, bool(why)) == (0, True), status

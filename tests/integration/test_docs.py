@@ -979,7 +979,7 @@ def test_the_runbook_says_what_housekeeping_keeps() -> None:
     assert kept["keep_days"] == f"{fields['keep_days'].default} days"
     assert kept["keep_details_hours"] == f"{fields['keep_details_hours'].default} hour"
     (schedule,) = [
-        each for each in whole_mirror().schedules or () if each.name == "housekeeping_hourly"
+        each for each in whole_mirror().schedules or () if each.name == f"{HOUSEKEEPING}_hourly"
     ]
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert schedule.cron_schedule == "41 * * * *"

@@ -27,6 +27,8 @@ from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from ecr_catalog_pipeline.adapters.dagster_history import KEPT_ENDED_RUNS, KEPT_OBSERVATIONS
 from ecr_catalog_pipeline.defs.conditions import read_conditions
 from ecr_catalog_pipeline.defs.housekeeping import (
+    HOUSEKEEPING,
+    HOUSEKEEPING_TAG,
     LOCATION_TAG,
     SCHEDULE_TAG,
     HousekeepingConfig,
@@ -282,7 +284,7 @@ def test_nothing_is_removed_for_a_number_that_makes_no_sense(
 ) -> None:
     old = on_sqlite.light_run(OLD)
     on_sqlite.many_young()
-    job = on_sqlite.world.definitions.resolve_job_def("housekeeping")
+    job = on_sqlite.world.definitions.resolve_job_def(HOUSEKEEPING)
 
     config = {"ops": {"remove_old_history": {"config": wrong}}, **QUIET}
     done = job.execute_in_process(
@@ -380,10 +382,32 @@ def test_runs_under_way_are_untouched_however_old(history: History) -> None:
     assert after == before
 
 
-def test_runs_of_other_code_locations_are_none_of_our_business(history: History) -> None:
-    foreign = history.light_run(ANCIENT, job="payroll", tags={LOCATION_TAG: "payroll"})
-    by_hand = history.light_run(ANCIENT, job="__ASSET_JOB", tags={LOCATION_TAG: "ours"})
-    for job in ("payroll", "__ASSET_JOB"):
+OURS: Final = "__repository__@ours"
+MARKS: Final[Mapping[str, tuple[str, Mapping[str, str], bool]]] = {
+    "a mirror's, from the command line": (f"{MIRROR}_sync", {MIRROR_TAG: MIRROR}, True),
+    "a mirror's, in our location": ("any", {MIRROR_TAG: MIRROR, LOCATION_TAG: OURS}, True),
+    "a mirror's, of another location": ("any", {MIRROR_TAG: MIRROR, LOCATION_TAG: "theirs"}, False),
+    "housekeeping": (HOUSEKEEPING, {HOUSEKEEPING_TAG: "true", LOCATION_TAG: OURS}, True),
+    "our name alone": (HOUSEKEEPING, {LOCATION_TAG: "theirs"}, False),
+    "our location alone": ("reports", {LOCATION_TAG: OURS}, False),
+    "no mark": ("payroll", {}, False),
+    "housekeeping of theirs": ("housekeeping", {LOCATION_TAG: "theirs"}, False),
+    "housekeeping of nobody": ("housekeeping", {"dagster/max_runtime": "1800"}, False),
+    "housekeeping of a user in our location": ("housekeeping", {LOCATION_TAG: OURS}, False),
+    "ours under its earlier name": (
+        "housekeeping",
+        {LOCATION_TAG: OURS, "dagster/max_runtime": "1800"},
+        True,
+    ),
+}
+
+
+def test_only_what_carries_our_mark_is_ours_in_a_shared_instance(history: History) -> None:
+    runs = {
+        what: history.light_run(ANCIENT, job=job, tags=tags)
+        for what, (job, tags, _) in MARKS.items()
+    }
+    for job in {job for job, _, _ in MARKS.values()}:
         for _ in range(KEPT_ENDED_RUNS):
             history.light_run(timedelta(0), job=job, tags={})
 
@@ -391,12 +415,24 @@ def test_runs_of_other_code_locations_are_none_of_our_business(history: History)
         history.instance,
         HousekeepingConfig(),
         mirrors=frozenset({MIRROR}),
-        location="ours",
+        location=OURS,
         say=lambda _: None,
     )
 
-    assert history.has(foreign)
-    assert not history.has(by_hand)
+    removed = {what for what, run in runs.items() if not history.has(run)}
+    assert removed == {what for what, (_, _, ours) in MARKS.items() if ours}
+
+
+def test_an_end_ahead_of_now_is_not_trusted(history: History) -> None:
+    ahead = [history.light_run(-ANCIENT) for _ in range(2)]
+    history.light_run(OLD)
+    last = history.light_run(-ANCIENT)
+    history.many_young()
+    young = history.light_run(-ANCIENT)
+
+    history.keep()
+
+    assert [history.has(run) for run in [*ahead, last, young]] == [False, False, True, True]
 
 
 def test_of_what_no_run_reported_the_latest_stays(history: History) -> None:
@@ -427,6 +463,29 @@ def test_of_what_no_run_reported_the_latest_stays(history: History) -> None:
     assert len(numbers(history.key("ecr_registry"))) == KEPT_OBSERVATIONS + 5, "they are young"
     assert len(numbers(other)) == KEPT_OBSERVATIONS + 5, "somebody else's"
     assert kept.freed.runless_events == 5
+
+
+def test_what_no_run_reported_ahead_of_now_is_as_old_as_what_came_after_it(
+    history: History,
+) -> None:
+    def observe(count: int) -> None:
+        for _ in range(count):
+            history.instance.report_runless_asset_event(
+                dg.AssetObservation(history.key("backstage_entity"))
+            )
+
+    observe(3)
+    history.age("", -OLD)
+    with history.events.index_connection() as conn:
+        (last,) = conn.execute(sql.select(sql.func.max(SqlEventLogStorageTable.c.id))).one()
+    observe(1)
+    at = (datetime.now(UTC) - OLD).replace(tzinfo=None)
+    with history.events.index_connection() as conn:
+        events = SqlEventLogStorageTable
+        conn.execute(events.update().where(events.c.id > last).values(timestamp=at))
+    observe(KEPT_OBSERVATIONS)
+
+    assert history.keep().freed.runless_events == 4
 
 
 def test_of_checks_that_no_run_evaluated_the_latest_stays(history: History) -> None:
@@ -655,7 +714,7 @@ def test_the_job_says_what_it_freed(history: History) -> None:
     history.light_run(OLD)
     history.light_run(OLD)
     history.many_young()
-    job = history.world.definitions.resolve_job_def("housekeeping")
+    job = history.world.definitions.resolve_job_def(HOUSEKEEPING)
 
     done = job.execute_in_process(instance=history.instance, run_config=QUIET)
 
@@ -668,23 +727,30 @@ def test_the_job_says_what_it_freed(history: History) -> None:
 
 
 def test_the_schedule_adds_no_housekeeping_to_one_under_way(on_sqlite: History) -> None:
-    schedule = on_sqlite.world.definitions.resolve_schedule_def("housekeeping_hourly")
+    schedule = on_sqlite.world.definitions.resolve_schedule_def(f"{HOUSEKEEPING}_hourly")
 
     def tick() -> int:
         with dg.build_schedule_context(instance=on_sqlite.instance) as context:
             return len(schedule.evaluate_tick(context).run_requests or [])
 
-    assert tick() == 1
-    on_sqlite.instance.add_run(
-        dg.DagsterRun(
-            job_name="housekeeping", run_id=str(uuid4()), status=dg.DagsterRunStatus.STARTED
+    def under_way(**tags: str) -> None:
+        on_sqlite.instance.add_run(
+            dg.DagsterRun(
+                job_name=HOUSEKEEPING,
+                run_id=str(uuid4()),
+                status=dg.DagsterRunStatus.STARTED,
+                tags=tags,
+            )
         )
-    )
+
+    under_way()
+    assert tick() == 1, "somebody else's"
+    under_way(**{HOUSEKEEPING_TAG: "true"})
     assert tick() == 0
 
 
 def test_housekeeping_waits_for_no_mirror(on_sqlite: History) -> None:
-    job = on_sqlite.world.definitions.resolve_job_def("housekeeping")
+    job = on_sqlite.world.definitions.resolve_job_def(HOUSEKEEPING)
 
     assert [each.definition.pools for each in job.nodes] == [set()]
 
