@@ -5,7 +5,7 @@ One cause, one alert: a condition that follows from another one waits silently w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,39 +15,40 @@ from typing import Final
 class Signal(StrEnum):
     """What can be wrong with a mirror."""
 
+    WATCH_FAILED = "watch-failed"
+    SETTINGS_REFUSED = "settings-refused"
     RUN_HUNG = "run-hung"
+    RUN_QUEUED = "run-queued"
     GOVERNANCE_REFUSED = "governance-refused"
     INVENTORY_FAILED = "inventory-failed"
     RUN_FAILED = "run-failed"
     PLAN_HELD = "plan-held"
     BACKSTAGE_UNREACHABLE = "backstage-unreachable"
     BACKSTAGE_DIFFERS = "backstage-differs"
+    GOVERNANCE_FINDINGS = "governance-findings"
     CHECK_FAILED = "check-failed"
     PARITY_STALE = "parity-stale"
 
 
-_STOPS_RUNS: Final = frozenset(
-    {
-        Signal.RUN_FAILED,
-        Signal.PLAN_HELD,
-        Signal.CHECK_FAILED,
-        Signal.BACKSTAGE_DIFFERS,
-        Signal.PARITY_STALE,
-    }
-)
+_NOTHING_VERIFIES: Final = frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE})
+_STOPS_RUNS: Final = _NOTHING_VERIFIES | {Signal.RUN_FAILED, Signal.BACKSTAGE_DIFFERS}
 FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
-    Signal.RUN_HUNG: _STOPS_RUNS,
+    # A run that hung says nothing of the sources: what was wrong with them is not over.
+    Signal.RUN_HUNG: _STOPS_RUNS
+    | {Signal.RUN_QUEUED, Signal.GOVERNANCE_REFUSED, Signal.INVENTORY_FAILED},
+    Signal.RUN_QUEUED: frozenset({Signal.PARITY_STALE}),
     Signal.GOVERNANCE_REFUSED: _STOPS_RUNS,
     Signal.INVENTORY_FAILED: _STOPS_RUNS,
     Signal.RUN_FAILED: _STOPS_RUNS - {Signal.RUN_FAILED},
-    Signal.PLAN_HELD: frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE}),
-    Signal.BACKSTAGE_UNREACHABLE: frozenset(
-        {Signal.BACKSTAGE_DIFFERS, Signal.CHECK_FAILED, Signal.PARITY_STALE}
-    ),
-    Signal.BACKSTAGE_DIFFERS: frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE}),
-    Signal.CHECK_FAILED: frozenset({Signal.PARITY_STALE}),
+    # Parity goes on being verified against the last good entity: it is stale for another reason.
+    Signal.PLAN_HELD: frozenset({Signal.CHECK_FAILED}),
+    Signal.BACKSTAGE_UNREACHABLE: _NOTHING_VERIFIES | {Signal.BACKSTAGE_DIFFERS},
+    Signal.BACKSTAGE_DIFFERS: _NOTHING_VERIFIES,
 }
-"""What follows from each signal, and says nothing new while it lasts."""
+"""What follows from each signal, and says nothing new while it lasts.
+
+Findings in governance and failed checks stop nothing, so nothing follows from them.
+"""
 
 
 STOPS_PUBLISHING: Final = (
@@ -123,20 +124,28 @@ def loudest(conditions: Mapping[Signal, Condition]) -> dict[Signal, Condition]:
 
 
 def advance(
-    raised: Mapping[Signal, Raised], conditions: Mapping[Signal, Condition], now: datetime
+    raised: Mapping[Signal, Raised],
+    conditions: Mapping[Signal, Condition],
+    now: datetime,
+    unseen: Collection[Signal] = (),
 ) -> dict[Signal, Raised]:
     """Bring the state of every signal up to date.
 
     A condition that was raised stays raised while it lasts, and while another one that it could
     follow from keeps it from being seen. One that ended before its beginning was delivered is
     forgotten.
+
+    Args:
+        unseen: signals that could not be looked at now: they stay as they were.
     """
     state: dict[Signal, Raised] = {}
     begun = loudest(conditions)
     hidden = {follower for signal in conditions for follower in FOLLOWS.get(signal, ())}
     for signal in Signal:
         before = raised.get(signal)
-        if before is not None and (signal in conditions or signal in hidden):
+        if before is not None and signal in unseen and signal not in conditions:
+            state[signal] = before
+        elif before is not None and (signal in conditions or signal in hidden):
             state[signal] = replace(before, ended_at=None)
         elif signal in begun:
             state[signal] = Raised(begun[signal])

@@ -33,6 +33,7 @@ _PENDING: Final = "pending"
 
 MAX_OPEN: Final = 1_000
 MAX_REASON: Final = 1_000
+MAX_PAUSES: Final = 100
 RECENT: Final = 10
 HISTORY: Final = timedelta(days=7)
 """How far back the history of measured times reaches."""
@@ -61,6 +62,8 @@ class Change:
     Attributes:
         field: "state" when it enters, leaves or moves between the lists, else the line's field.
         asked_at: None when no earlier state is known to measure from.
+        held_seconds: for how long of its time a plan was held.
+        down_seconds: for how long besides a source or Backstage was known to be down.
     """
 
     repository: str
@@ -71,6 +74,8 @@ class Change:
     basis: Basis
     published_at: datetime | None = None
     visible_at: datetime | None = None
+    held_seconds: float = 0
+    down_seconds: float = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -83,6 +88,56 @@ class Change:
         if self.asked_at is None or self.visible_at is None:
             return None
         return max(0.0, (self.visible_at - self.asked_at).total_seconds())
+
+    @property
+    def seconds_for_slo(self) -> float | None:
+        """The part of the time to parity that counts against the SLO."""
+        if self.seconds is None:
+            return None
+        return max(0.0, self.seconds - self.held_seconds - self.down_seconds)
+
+    @property
+    def excused(self) -> str:
+        """Name the part that does not count against the SLO; empty when all of it does."""
+        parts = (("held", self.held_seconds), ("down", self.down_seconds))
+        return ", ".join(f"{why} {seconds:.0f} s" for why, seconds in parts if seconds >= 0.5)
+
+
+class Why(StrEnum):
+    """Why no run could bring a change to Backstage."""
+
+    HELD = "held"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A time that does not count against the SLO.
+
+    Attributes:
+        ended_at: None while it lasts.
+    """
+
+    why: Why
+    began_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the last successful run read, and what it left published.
+
+    Attributes:
+        blob: of the governance file.
+        fingerprint: of the inventory.
+        digest: of the published content.
+        began_at: when the earlier of the two reads began.
+    """
+
+    blob: str
+    fingerprint: str
+    digest: str
+    began_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +211,12 @@ class ParityState:
         open: changes that were not seen in Backstage yet.
         recent: the last changes that were, newest first.
         superseded: how many changes were overtaken before they were visible, in all.
-        verified_at: when Backstage was last seen to be in parity.
+        verified_at: the earlier of two moments: when the last run that found parity began to read
+            the sources, and when it found Backstage to serve what it published.
         hours: the measured times of HISTORY, oldest first; hours without any are left out.
         measured: how many changes were measured, in all.
+        sources: what the last successful run compared; None before the first.
+        pauses: what an open change has waited for, oldest first.
     """
 
     baseline: Baseline | None = None
@@ -168,6 +226,8 @@ class ParityState:
     verified_at: datetime | None = None
     hours: tuple[MeasuredHour, ...] = ()
     measured: int = 0
+    sources: Sources | None = None
+    pauses: tuple[Pause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +346,10 @@ def close_published(
 
     Args:
         visible_at: when it was first seen to.
-        verified_at: when it was last seen to; the same moment by default.
+        verified_at: when parity was verified; the same moment by default.
     """
     closed = tuple(
-        replace(change, visible_at=visible_at)
+        _excused(replace(change, visible_at=visible_at), state.pauses)
         for change in state.open
         if change.published_at is not None
     )
@@ -297,6 +357,36 @@ def close_published(
     recent = (*reversed(closed), *state.recent)[:RECENT]
     state = replace(state, open=still_open, recent=recent, verified_at=verified_at or visible_at)
     return state, closed
+
+
+def note_pause(
+    state: ParityState, why: Why, now: datetime, *, lasts: bool, began_at: datetime | None = None
+) -> ParityState:
+    """Note whether something keeps changes from becoming visible now.
+
+    Args:
+        now: when it was seen to last, or to be over.
+        began_at: when it began, if that was before.
+    """
+    last = next((each for each in state.pauses if each.why is why and not each.ended_at), None)
+    if lasts:
+        added = () if last else (Pause(why, began_at or now),)
+        return replace(state, pauses=(*state.pauses, *added)[-MAX_PAUSES:])
+    ended = (replace(each, ended_at=now) if each is last else each for each in state.pauses)
+    return replace(state, pauses=tuple(ended))
+
+
+def forget_pauses(state: ParityState) -> ParityState:
+    """Forget what ended before every change that is still open was asked for."""
+    asked = [change.asked_at for change in state.open if change.asked_at]
+    return replace(
+        state,
+        pauses=tuple(
+            each
+            for each in state.pauses
+            if each.ended_at is None or (asked and each.ended_at > min(asked))
+        ),
+    )
 
 
 def rounded_seconds(seconds: float) -> int:
@@ -325,7 +415,7 @@ def count_measured(
             continue
         began_at = change.visible_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         seconds[began_at][rounded_seconds(change.seconds)] += 1
-        late[began_at] += change.seconds > slo_seconds
+        late[began_at] += (change.seconds_for_slo or 0) > slo_seconds
         measured += 1
     hours = (
         MeasuredHour(began_at, _told_apart(seconds[began_at]), late[began_at])
@@ -361,6 +451,34 @@ def percentile(values: Collection[float], percent: float) -> float | None:
     ranked = sorted(values)
     rank = max(1, -(-len(ranked) * percent // 100))
     return ranked[int(rank) - 1]
+
+
+def _excused(change: Change, pauses: Iterable[Pause]) -> Change:
+    """Say for how much of its time a change waited for what the SLO does not promise."""
+    if change.asked_at is None or change.visible_at is None:
+        return change
+    spans = [
+        (each.why, max(each.began_at, change.asked_at), _until(each, change.visible_at))
+        for each in pauses
+    ]
+    held = _covered((began, ended) for why, began, ended in spans if why is Why.HELD)
+    in_all = _covered((began, ended) for _, began, ended in spans)
+    return replace(change, held_seconds=held, down_seconds=in_all - held)
+
+
+def _until(pause: Pause, visible_at: datetime) -> datetime:
+    return min(pause.ended_at, visible_at) if pause.ended_at else visible_at
+
+
+def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """How many seconds lie in at least one of the spans."""
+    seconds = 0.0
+    reached: datetime | None = None
+    for began, ended in sorted(spans):
+        start = max(began, reached) if reached else began
+        seconds += max(0.0, (ended - start).total_seconds())
+        reached = max(reached, ended) if reached else ended
+    return seconds
 
 
 def _ranked(seconds: Counter[int], percent: float) -> int:

@@ -1,22 +1,33 @@
 """The conditions of a mirror that Dagster's event log tells: its last runs, its last checks."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+# The public API knows the latest row of a check only, whether or not it was evaluated yet.
+from dagster._core.storage.asset_check_execution_record import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from ecr_catalog_pipeline.core.alerts import Condition, Signal
+from ecr_catalog_pipeline.core.parity import Sources
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.assets import key_of
+from ecr_catalog_pipeline.defs.failed_runs import ENDED, began_at, failed_steps
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
+from ecr_catalog_pipeline.defs.kept import text_of
+from ecr_catalog_pipeline.defs.last_good import CONTENT_DIGEST
 from ecr_catalog_pipeline.defs.parity import latest_state
 from ecr_catalog_pipeline.settings import Mirror
 
 HUNG_AFTER: Final = timedelta(seconds=100)
+QUEUED_AFTER: Final = timedelta(seconds=60)
 LOOK_BACK: Final = 30
 UI_VARIABLE: Final = "ECR_CATALOG_UI_URL"
 DEFAULT_UI: Final = "http://127.0.0.1:3000"
@@ -25,7 +36,13 @@ _STEP_SIGNALS: Final = {
     "governance_catalog": Signal.GOVERNANCE_REFUSED,
     "ecr_inventory": Signal.INVENTORY_FAILED,
 }
-_ENDED: Final = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+_NOT_STARTED: Final = frozenset(
+    {
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+    }
+)
 # The watch asks Backstage itself; the other checks speak for the run they belong to.
 _ALERTING_CHECKS: Final = (
     ("governance_catalog", checks.GOVERNANCE_FINDINGS),
@@ -44,6 +61,7 @@ class Known:
         published_digest: of the content that the last run left published; None before the first.
         published_at: when that was, if the last run published it.
         verified_at: when a run last verified parity.
+        sources: what the last successful run compared; None before the first.
         link: into the Dagster UI.
     """
 
@@ -51,6 +69,7 @@ class Known:
     published_digest: str | None
     published_at: datetime | None
     verified_at: datetime | None
+    sources: Sources | None
     link: str
 
 
@@ -60,56 +79,80 @@ def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime)
     event = instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
     materialization = event.asset_materialization if event else None
     metadata: Mapping[str, Any] = materialization.metadata if materialization else {}
-    published = event and metadata.get("outcome") and metadata["outcome"].value == "published"
+    published = event and text_of(metadata, "outcome") == "published"
+    state = latest_state(instance, mirror)
     return Known(
         conditions=conditions,
-        published_digest=metadata["content_digest"].value if metadata else None,
+        published_digest=text_of(metadata, CONTENT_DIGEST),
         published_at=datetime.fromtimestamp(event.timestamp, UTC) if event and published else None,
-        verified_at=latest_state(instance, mirror).verified_at,
-        link=f"{_ui()}/assets/{mirror.name}/backstage_parity",
+        verified_at=state.verified_at,
+        sources=state.sources,
+        link=link_of(mirror),
     )
+
+
+def link_of(mirror: Mirror) -> str:
+    """Where the Dagster UI shows the parity of a mirror."""
+    return f"{_ui()}/assets/{mirror.name}/backstage_parity"
 
 
 def _conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Iterator[Condition]:
     job = sync_job_name(mirror.name)
-    for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT)):
-        started = _moment(record.start_time)
-        if started and now - started > HUNG_AFTER:
-            yield _hung(record.dagster_run.run_id, started)
-    ended = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_ENDED), limit=LOOK_BACK)
-    if not ended:
-        return
-    if ended[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
-        yield from _failed_checks(instance, mirror)
+    yield from _in_flight(
+        instance.get_run_records(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT)), now
+    )
+    # What is planned, queued or under way changes nothing: the last run that ended counts.
+    yield from _failed_checks(instance, mirror)
+    ended = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=ENDED), limit=LOOK_BACK)
+    if not ended or ended[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
         return
     since = now
     for record in ended:
         if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
             break
-        since = _moment(record.start_time) or record.create_timestamp
-    yield _failed(instance, ended[0].dagster_run.run_id, since)
+        since = began_at(record)
+    yield from _failed(instance, ended[0].dagster_run.run_id, since)
 
 
-def _failed(instance: dg.DagsterInstance, run_id: str, since: datetime) -> Condition:
-    """Say why a run failed, in the words of the step that did."""
-    records = instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1
-    ).records
-    event = records[0].event_log_entry.dagster_event if records else None
-    if event is None:
-        return _hung(run_id, since)
-    failure = event.step_failure_data
-    told = failure.user_failure_data
-    error = failure.error
-    cause = (told and told.description) or (error and error.message) or "unknown"
-    step = (event.step_key or "").rpartition("__")[2]
-    return Condition(
-        _STEP_SIGNALS.get(step, Signal.RUN_FAILED),
-        since,
-        f"{step}: {cause.strip()}",
-        "The last good entity stays. Fix the cause; the next run recovers by itself.",
-        f"{_ui()}/runs/{run_id}",
+def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condition]:
+    """Find runs that do not end, and runs that do not begin though no other one is under way."""
+    waiting: list[dg.RunRecord] = []
+    under_way = False
+    for record in records:
+        if record.dagster_run.status in _NOT_STARTED:
+            waiting.append(record)
+            continue
+        under_way = True
+        began = began_at(record)
+        if now - began > HUNG_AFTER:
+            yield _hung(record.dagster_run.run_id, began)
+    queued = min(waiting, key=lambda each: each.create_timestamp, default=None)
+    if queued is None or under_way or now - queued.create_timestamp <= QUEUED_AFTER:
+        return
+    yield Condition(
+        Signal.RUN_QUEUED,
+        queued.create_timestamp,
+        f"a run waits for {(now - queued.create_timestamp).total_seconds():.0f} s and does not "
+        "begin; until it does, no other one is asked for",
+        "Look at the concurrency of the instance (Deployment, Concurrency) for who holds the "
+        "mirror's pool; free that slot, or cancel the run.",
+        f"{_ui()}/runs/{queued.dagster_run.run_id}",
     )
+
+
+def _failed(instance: dg.DagsterInstance, run_id: str, since: datetime) -> Iterator[Condition]:
+    """Say why a run failed, in the words of each step that did."""
+    steps = failed_steps(instance, run_id)
+    if not steps:
+        yield _hung(run_id, since)
+    for step in steps:
+        yield Condition(
+            _STEP_SIGNALS.get(step.asset, Signal.RUN_FAILED),
+            since,
+            f"{step.asset}: {step.cause}",
+            "The last good entity stays. Fix the cause; the next run recovers by itself.",
+            f"{_ui()}/runs/{run_id}",
+        )
 
 
 def _hung(run_id: str, since: datetime) -> Condition:
@@ -123,26 +166,33 @@ def _hung(run_id: str, since: datetime) -> Condition:
 
 
 def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Condition]:
-    keys = [dg.AssetCheckKey(key_of(mirror, asset), name) for asset, name in _ALERTING_CHECKS]
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     failed = []
-    for key, record in latest.items():
-        entry = record.event
-        if record.status is not AssetCheckExecutionRecordStatus.FAILED or entry is None:
+    for key, record in _evaluated(instance, mirror).items():
+        evaluation = record.evaluation
+        if record.status is not AssetCheckExecutionRecordStatus.FAILED or evaluation is None:
             continue
-        evaluation = entry.get_dagster_event().asset_check_evaluation_data
         if evaluation.severity is not dg.AssetCheckSeverity.ERROR:
             continue
-        at = datetime.fromtimestamp(entry.timestamp, UTC)
+        # The row is as old as its plan.
+        evaluated = record.event.timestamp if record.event else record.create_timestamp
+        at = datetime.fromtimestamp(evaluated, UTC)
         description = evaluation.description or ""
         if key.name == checks.REMOVAL_GUARD:
-            approve = evaluation.metadata.get("approve")
             yield Condition(
                 Signal.PLAN_HELD,
                 at,
                 description,
-                f"Look at the plan; approve it with {approve.value if approve else 'sync'}",
+                "Look at the plan; approve it with "
+                + (text_of(evaluation.metadata, "approve") or "sync"),
                 f"{_ui()}/assets/{mirror.name}/published_entity?view=checks",
+            )
+        elif key.name == checks.GOVERNANCE_FINDINGS:
+            yield Condition(
+                Signal.GOVERNANCE_FINDINGS,
+                at,
+                f"{key.asset_key.path[-1]}: {key.name}: {description}",
+                "Correct the entries that the check names; all others are mirrored meanwhile.",
+                f"{_ui()}/assets/{mirror.name}/governance_catalog?view=checks",
             )
         else:
             failed.append((at, f"{key.asset_key.path[-1]}: {key.name}: {description}"))
@@ -156,8 +206,21 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
         )
 
 
-def _moment(timestamp: float | None) -> datetime | None:
-    return datetime.fromtimestamp(timestamp, UTC) if timestamp else None
+def _evaluated(
+    instance: dg.DagsterInstance, mirror: Mirror
+) -> dict[dg.AssetCheckKey, AssetCheckExecutionRecord]:
+    """The last evaluation of each check; a run that is under way has only planned its own."""
+    keys = [dg.AssetCheckKey(key_of(mirror, asset), name) for asset, name in _ALERTING_CHECKS]
+    storage = instance.event_log_storage
+    found = dict(storage.get_latest_asset_check_execution_by_key(keys))
+    for key, record in list(found.items()):
+        if record.status not in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES:
+            del found[key]
+            for evaluated in storage.get_asset_check_execution_history(
+                key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+            ):
+                found[key] = evaluated
+    return found
 
 
 def _ui() -> str:

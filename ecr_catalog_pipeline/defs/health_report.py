@@ -1,7 +1,6 @@
 """What the asset `health_report` gathers and shows, and what the publication says of the report."""
 
 import dagster as dg
-from pydantic import ValidationError
 
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.publisher import BesidePublished
@@ -131,8 +130,7 @@ def report_checks(
 
 def _parity(context: dg.AssetExecutionContext, mirror: Mirror) -> ParityState:
     """What was measured; nothing when it cannot be read, since the entity waits for no report."""
-    try:
-        return read_state(context.instance, dg.AssetKey([mirror.name, "backstage_parity"]))
-    except ValidationError as error:
-        context.log.warning("the measured times cannot be read: %s", error)
-        return ParityState()
+    kept = read_state(context.instance, dg.AssetKey([mirror.name, "backstage_parity"]))
+    if kept.problem:
+        context.log.warning("what earlier runs measured %s", kept.problem)
+    return kept.value or ParityState()

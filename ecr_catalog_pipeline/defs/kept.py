@@ -7,7 +7,7 @@ version gives what is compatible, and what cannot be read is left out, with the 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +17,8 @@ T = TypeVar("T")
 VERSION_KEY: Final = "version"
 FIRST_VERSION: Final = 1
 """Of what carries no version."""
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,23 @@ def read_kept_data(adapter: TypeAdapter[T], version: int, data: object) -> Kept[
     return _compatible(adapter, {key: data[key] for key in data if key != VERSION_KEY})
 
 
+def text_of(metadata: Mapping[str, Any], name: str) -> str | None:
+    """Read a text out of the metadata of an event; None when there is none."""
+    value = getattr(metadata.get(name), "value", None)
+    return value if isinstance(value, str) else None
+
+
+def moment_of(metadata: Mapping[str, Any], name: str) -> datetime | None:
+    """Read a time out of the metadata of an event; None when there is none."""
+    value = getattr(metadata.get(name), "value", None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def _compatible(adapter: TypeAdapter[T], fields: dict[str, Any]) -> Kept[T]:
     """Leave out what does not validate: one item of a field, then the field, then everything."""
     problem = ""
@@ -84,11 +103,15 @@ def _compatible(adapter: TypeAdapter[T], fields: dict[str, Any]) -> Kept[T]:
 
 
 def _aware(adapter: TypeAdapter[T], fields: Mapping[str, Any]) -> T:
-    """Validate; a time without a zone cannot be compared with ours."""
+    """Validate; a time without a zone, or at the edge of time, cannot be compared with ours."""
     value = adapter.validate_python(fields)
-    if any(moment.tzinfo is None for moment in _moments(adapter.dump_python(value))):
-        message = "holds a time without a time zone"
-        raise ValueError(message)
+    for moment in _moments(adapter.dump_python(value)):
+        if moment.tzinfo is None:
+            message = "holds a time without a time zone"
+            raise ValueError(message)
+        if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+            message = f"holds a time in the year {moment.year}"
+            raise ValueError(message)
     return value
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import dagster as dg
 
+from ecr_catalog_pipeline.defs.kept import moment_of, text_of
 from ecr_catalog_pipeline.mirroring import Outcome, Publication
 
 LAST_GOOD_AT: Final = "last_good_at"
@@ -47,13 +48,8 @@ def read_last_good(instance: dg.DagsterInstance, published_entity: dg.AssetKey) 
     event = instance.get_latest_materialization_event(published_entity)
     materialization = event.asset_materialization if event else None
     metadata: Mapping[str, Any] = materialization.metadata if materialization else {}
-    digest = metadata.get(CONTENT_DIGEST)
     return LastGood(
-        _moment(metadata.get(LAST_GOOD_AT)),
-        digest.value if digest else "",
-        _moment(metadata.get(HELD_SINCE)),
+        moment_of(metadata, LAST_GOOD_AT),
+        text_of(metadata, CONTENT_DIGEST) or "",
+        moment_of(metadata, HELD_SINCE),
     )
-
-
-def _moment(value: Any) -> datetime | None:
-    return datetime.fromtimestamp(value.value, UTC) if value else None

@@ -1,6 +1,7 @@
 """The asset that asks Backstage, and measures how long each change took to be visible."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,13 +13,18 @@ from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import (
     Change,
     ParityState,
+    Sources,
     Verdict,
+    Why,
     close_published,
     count_measured,
+    forget_pauses,
+    note_pause,
     percentile,
 )
 from ecr_catalog_pipeline.defs import checks, tables
 from ecr_catalog_pipeline.defs.assets import asset_of, key_of, told_to_dagster
+from ecr_catalog_pipeline.defs.failed_runs import source_outages
 from ecr_catalog_pipeline.defs.parity_state import read_state, state_metadata
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key, governance_key
 from ecr_catalog_pipeline.mirroring import (
@@ -64,9 +70,14 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
         publication: Publication,
     ) -> dg.MaterializeResult[Any]:
         resources = context.resources
+        kept = read_state(context.instance, key)
+        if kept.problem:
+            context.log.warning(
+                "what earlier runs measured %s: measuring starts afresh", kept.problem
+            )
         with told_to_dagster():
             state = mirroring.track_changes(
-                latest_state(context.instance, mirror),
+                kept.value or ParityState(),
                 getattr(resources, repo),
                 governance=governance,
                 inventory=inventory,
@@ -74,14 +85,23 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
                 publication=publication,
                 still_held_at=_still_held_at(context),
             )
-        verdict = _verdict(context, mirror, getattr(resources, backstage), publication)
+        sources = Sources(
+            blob=governance.blob,
+            fingerprint=inventory.inventory.fingerprint,
+            digest=publication.digest,
+            began_at=min(governance.began_at, inventory.began_at),
+        )
+        state = _before_this_run(context, mirror, state, sources, publication)
+        asked_at = now_utc()
+        verdict, down = _verdict(context, mirror, getattr(resources, backstage), publication)
+        now = now_utc()
+        state = note_pause(state, Why.DOWN, now, lasts=down, began_at=asked_at)
         closed: tuple[Change, ...] = ()
         if verdict.parity:
             at = _visible_at(context.instance, mirror, publication, state)
-            state, closed = close_published(state, at, verified_at=now_utc())
+            state, closed = close_published(state, at, verified_at=sources.began_at)
             resources.notifier.ping()
-        now = now_utc()
-        state = count_measured(state, closed, mirror.parity.slo_seconds, now)
+        state = forget_pauses(count_measured(state, closed, mirror.parity.slo_seconds, now))
         age = (now - state.verified_at).total_seconds() if state.verified_at else None
         return dg.MaterializeResult(
             data_version=dg.DataVersion(verdict.served or "absent"),
@@ -99,7 +119,7 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
             },
             check_results=[
                 checks.backstage_in_parity(verdict),
-                checks.time_to_parity_within_slo(closed, mirror.parity.slo_seconds),
+                checks.time_to_parity_within_slo(closed, mirror.parity.slo_seconds, kept.problem),
                 checks.parity_is_fresh(age, mirror.parity.slo_seconds),
             ],
         )
@@ -108,8 +128,24 @@ def parity_asset(mirror: Mirror) -> dg.AssetsDefinition:
 
 
 def latest_state(instance: dg.DagsterInstance, mirror: Mirror) -> ParityState:
-    """Give what the last run told this one, out of the event log."""
-    return read_state(instance, key_of(mirror, "backstage_parity"))
+    """Give what the last run told this one, out of the event log; what cannot be read is new."""
+    return read_state(instance, key_of(mirror, "backstage_parity")).value or ParityState()
+
+
+def _before_this_run(
+    context: dg.AssetExecutionContext,
+    mirror: Mirror,
+    state: ParityState,
+    sources: Sources,
+    publication: Publication,
+) -> ParityState:
+    """Note what this run read, and what kept changes from being published until it."""
+    outages = source_outages(context.instance, mirror.name, sources.began_at)
+    state = replace(state, sources=sources, pauses=(*state.pauses, *outages))
+    held = publication.outcome is Outcome.HELD
+    # A plan that is approved waited until the reads of the run that publishes it.
+    at = now_utc() if held else sources.began_at
+    return note_pause(state, Why.HELD, at, lasts=held)
 
 
 def served_observation(mirror: Mirror, verdict: Verdict) -> dg.AssetObservation:
@@ -123,31 +159,29 @@ def served_observation(mirror: Mirror, verdict: Verdict) -> dg.AssetObservation:
 
 def _verdict(
     context: dg.AssetExecutionContext, mirror: Mirror, backstage: Any, publication: Publication
-) -> Verdict:
+) -> tuple[Verdict, bool]:
+    """Ask Backstage; say, too, whether it is down."""
     expected = publication.digest
     held = publication.outcome is Outcome.HELD
     if backstage is None:
         last_good = "; a plan is held, the last good entity stays" if held else ""
-        return Verdict(
+        reason = "no `backstage:` in the mirror file: parity is measured to the publication"
+        verdict = Verdict(
             parity=publication.equals_desired or held,
-            reason="no `backstage:` in the mirror file: parity is measured to the publication"
-            + last_good,
+            reason=reason + last_good,
             expected=expected,
             served=expected,
         )
+        return verdict, False
     try:
         verdict = mirroring.verify(backstage, mirror.identity, expected)
     except BackstageUnavailable as error:
-        return Verdict(parity=False, reason=str(error), expected=expected, served=None)
+        return Verdict(parity=False, reason=str(error), expected=expected, served=None), True
     context.log_event(served_observation(mirror, verdict))
     if held and verdict.parity:
-        return Verdict(
-            parity=True,
-            reason="in parity with the last good entity; a plan is held",
-            expected=expected,
-            served=verdict.served,
-        )
-    return verdict
+        reason = "in parity with the last good entity; a plan is held"
+        verdict = replace(verdict, reason=reason)
+    return verdict, False
 
 
 def _visible_at(
@@ -171,8 +205,12 @@ def _visible_at(
 
 
 def _still_held_at(context: dg.AssetExecutionContext) -> datetime | None:
-    value = context.run.tags.get(STILL_HELD_TAG)
-    return datetime.fromisoformat(value) if value else None
+    """What the change sensor says of this run; None where it says nothing that can be used."""
+    try:
+        at = datetime.fromisoformat(context.run.tags.get(STILL_HELD_TAG, ""))
+    except ValueError:
+        return None
+    return at if at.tzinfo and at <= now_utc() else None
 
 
 def _figures(closed: Sequence[Change], age: float | None) -> dict[str, float | int]:

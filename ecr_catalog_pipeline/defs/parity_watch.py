@@ -3,9 +3,10 @@
 Each evaluation asks, leaves the decision to `core.alerts`, and keeps what it knows in its cursor.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -26,8 +27,10 @@ from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.assets import key_of
-from ecr_catalog_pipeline.defs.conditions import Known, read_conditions
+from ecr_catalog_pipeline.defs.conditions import Known, link_of, read_conditions
+from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
 from ecr_catalog_pipeline.defs.last_good import read_last_good
+from ecr_catalog_pipeline.defs.looks import last_look_that_found
 from ecr_catalog_pipeline.defs.parity import served_observation
 from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key
 from ecr_catalog_pipeline.mirroring import now_utc
@@ -48,20 +51,28 @@ class Watched:
     Attributes:
         kept_because: why the last known good entity was not renewed, as the lineage says.
         kept_told_at: when that was last written there.
+        watched_since: when the watch first looked; parity counts as of then before any is known.
     """
 
-    raised: Mapping[Signal, Raised]
+    raised: Mapping[Signal, Raised] = field(default_factory=dict)
     served: str = ""
     verified_at: datetime | None = None
     kept_because: str = ""
     kept_told_at: datetime | None = None
+    watched_since: datetime | None = None
 
 
 _WATCHED: Final = TypeAdapter(Watched)
+WATCHED_VERSION: Final = 1
+_OF_BACKSTAGE: Final = frozenset({Signal.BACKSTAGE_UNREACHABLE, Signal.BACKSTAGE_DIFFERS})
 
 
-def parity_watch(mirror: Mirror) -> dg.SensorDefinition:
-    """Tell people when something begins to be wrong, and when it ends."""
+def parity_watch(mirror: Mirror, *, settings_refused: bool = False) -> dg.SensorDefinition:
+    """Tell people when something begins to be wrong, and when it ends.
+
+    Args:
+        settings_refused: no run comes any more, which has an alert of its own.
+    """
     backstage = backstage_key(mirror)
 
     @dg.sensor(
@@ -73,44 +84,156 @@ def parity_watch(mirror: Mirror) -> dg.SensorDefinition:
         "hung runs, refused governance, failed inventory, held plans, failed checks, Backstage.",
     )
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        before = _WATCHED.validate_json(context.cursor) if context.cursor else Watched(raised={})
         now = now_utc()
-        known = read_conditions(context.instance, mirror, now)
-        conditions = dict(known.conditions)
-        look = _look(mirror, getattr(context.resources, backstage), known, before, now)
-        conditions.update(look.conditions)
-        verified_at = max(filter(None, (look.verified_at, known.verified_at)), default=None)
-        stale = _stale(mirror, verified_at, known, now)
-        if stale:
-            conditions[Signal.PARITY_STALE] = stale
-        raised = advance(before.raised, conditions, now)
-        raised, sent = _tell(context, mirror, raised, verified_at)
-        kept, evaluations = _kept(context.instance, mirror, conditions, before, now)
-        after = replace(kept, raised=raised, served=look.served, verified_at=look.verified_at)
+        kept = read_kept(_WATCHED, WATCHED_VERSION, context.cursor)
+        if kept.problem:
+            context.log.warning("the cursor %s: that part starts afresh", kept.problem)
+        before = _trusted(kept.value or Watched(), now)
+        seen = _see(context, mirror, getattr(context.resources, backstage), before, now)
+        conditions, unseen = dict(seen.conditions), set(seen.unseen)
+        if settings_refused:
+            unseen.add(Signal.PARITY_STALE)
+        elif Signal.PARITY_STALE not in unseen:
+            conditions.update(_stale(mirror, seen.after, now))
+        raised = advance(before.raised, conditions, now, unseen)
+        raised, sent = _tell(context, mirror, raised, seen.after.verified_at)
         heard = context.resources.notifier.is_heard
+        problem = f"; the cursor {kept.problem}, that part starts afresh" if kept.problem else ""
         return dg.SensorResult(
-            asset_events=[*look.events, *evaluations],
-            cursor=_WATCHED.dump_json(after).decode(),
-            skip_reason=_words(raised, sent, heard=heard),
+            asset_events=seen.events,
+            cursor=write_kept(_WATCHED, WATCHED_VERSION, replace(seen.after, raised=raised)),
+            skip_reason=_words(raised, sent, heard=heard) + problem,
         )
 
     return watch
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one evaluation came to.
+
+    Attributes:
+        unseen: signals that could not be looked at, because the watch itself failed.
+        after: what is known now, but for the alerts.
+    """
+
+    conditions: Mapping[Signal, Condition]
+    unseen: frozenset[Signal]
+    events: Sequence[dg.AssetObservation | dg.AssetCheckEvaluation]
+    after: Watched
+
+
+def _see(
+    context: dg.SensorEvaluationContext,
+    mirror: Mirror,
+    backstage: Any,
+    before: Watched,
+    now: datetime,
+) -> _Seen:
+    """Ask the event log and Backstage; whatever goes wrong with that is a condition, too.
+
+    What a defect of ours keeps from being seen stays as it was, and everything else goes on.
+    """
+    failed = partial(_watch_failed, context, mirror, before, now)
+    after = replace(before, watched_since=before.watched_since or now)
+    try:
+        known = read_conditions(context.instance, mirror, now)
+    except Exception as error:  # noqa: BLE001 - a watch that raises is a watch that nobody hears
+        condition = failed(what="the event log", error=error)
+        return _Seen({condition.signal: condition}, frozenset(Signal), [], after)
+    conditions = dict(known.conditions)
+    unseen: frozenset[Signal] = frozenset({Signal.SETTINGS_REFUSED})
+    events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    try:
+        look = _look(mirror, backstage, known, before, now)
+        conditions.update(look.conditions)
+        events.extend(look.events)
+        verified = _verified_at(context.instance, mirror, known, look, now)
+        after = replace(
+            after,
+            served=look.served,
+            verified_at=max(filter(None, (before.verified_at, verified)), default=None),
+        )
+    except Exception as error:  # noqa: BLE001 - as above
+        conditions[Signal.WATCH_FAILED] = failed(what="what Backstage serves", error=error)
+        unseen |= _OF_BACKSTAGE | {Signal.PARITY_STALE}
+    try:
+        after, evaluations = _kept(context.instance, mirror, conditions, after, now)
+        events.extend(evaluations)
+    except Exception as error:  # noqa: BLE001 - as above
+        conditions[Signal.WATCH_FAILED] = failed(what="the last known good entity", error=error)
+    return _Seen(conditions, unseen, events, after)
+
+
+def _watch_failed(
+    context: dg.SensorEvaluationContext,
+    mirror: Mirror,
+    before: Watched,
+    now: datetime,
+    *,
+    what: str,
+    error: Exception,
+) -> Condition:
+    context.log.error("the parity watch failed on %s", what, exc_info=error)
+    # The words of an error that nobody expected may hold anything: they stay in the log.
+    return Condition(
+        Signal.WATCH_FAILED,
+        _since(before, Signal.WATCH_FAILED, now),
+        f"the parity watch cannot judge {what}: unexpected {type(error).__name__}",
+        f"Read the log of the sensor {mirror.name}_parity_watch in the Dagster UI, and report it.",
+        link_of(mirror),
+    )
+
+
+def _trusted(before: Watched, now: datetime) -> Watched:
+    """Leave out moments ahead of now: the clock was set back since."""
+    return replace(
+        before,
+        verified_at=_past(before.verified_at, now),
+        kept_told_at=_past(before.kept_told_at, now),
+        watched_since=_past(before.watched_since, now),
+    )
+
+
+def _past(moment: datetime | None, now: datetime) -> datetime | None:
+    return moment if moment and moment <= now else None
+
+
+def _verified_at(
+    instance: dg.DagsterInstance, mirror: Mirror, known: Known, look: "_Look", now: datetime
+) -> datetime | None:
+    """When parity was last verified, as far as this look and the last run know.
+
+    A look at Backstage alone verifies nothing: the sources may have changed since the last run.
+    """
+    by_run = _past(known.verified_at, now)
+    sources = known.sources
+    if sources is None or look.matched != sources.digest:
+        return by_run
+    agreed = (sources.began_at, last_look_that_found(instance, mirror, sources, now))
+    by_looks = max((at for each in agreed if (at := _past(each, now))), default=None)
+    return max(filter(None, (by_run, by_looks)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class _Look:
-    """What a look at Backstage adds."""
+    """What a look at Backstage adds.
+
+    Attributes:
+        served: the digest of what it serves, or of what it last did.
+        matched: that digest, if it answered now.
+    """
 
     conditions: Mapping[Signal, Condition]
     events: list[dg.AssetObservation]
     served: str
-    verified_at: datetime | None
+    matched: str = ""
 
 
 def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: datetime) -> _Look:
     """Ask Backstage once; note in the lineage when it serves something else than before."""
     if backstage is None or known.published_digest is None:
-        return _Look({}, [], before.served, before.verified_at)
+        return _Look({}, [], before.served)
     try:
         served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
     except BackstageUnavailable as error:
@@ -121,14 +244,14 @@ def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: da
             error.remediation,
             known.link,
         )
-        return _Look({condition.signal: condition}, [], before.served, before.verified_at)
+        return _Look({condition.signal: condition}, [], before.served)
     verdict = judge(known.published_digest, served)
     digest = verdict.served or "absent"
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
-        return _Look({}, events, digest, now)
+        return _Look({}, events, digest, digest)
     if known.published_at and now - known.published_at < VISIBLE_GRACE:
-        return _Look({}, events, digest, before.verified_at)
+        return _Look({}, events, digest)
     condition = Condition(
         Signal.BACKSTAGE_DIFFERS,
         _since(before, Signal.BACKSTAGE_DIFFERS, now),
@@ -136,7 +259,7 @@ def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: da
         "Look at the entity and its location in Backstage; `ecr-catalog verify` says the same.",
         known.link,
     )
-    return _Look({condition.signal: condition}, events, digest, before.verified_at)
+    return _Look({condition.signal: condition}, events, digest)
 
 
 def _kept(
@@ -169,22 +292,27 @@ def _kept(
     return replace(before, kept_because=why, kept_told_at=now), [evaluation]
 
 
-def _stale(
-    mirror: Mirror, verified_at: datetime | None, known: Known, now: datetime
-) -> Condition | None:
-    if verified_at is None:
-        return None
+def _stale(mirror: Mirror, known: Watched, now: datetime) -> dict[Signal, Condition]:
+    """Judge the age of the last verified parity; before the first one, the age of the watch."""
+    since = known.verified_at or known.watched_since or now
     limit = timedelta(seconds=mirror.parity.slo_seconds)
-    if now - verified_at <= limit:
-        return None
-    return Condition(
+    if now - since <= limit:
+        return {}
+    age = f"{(now - since).total_seconds():.0f} s"
+    condition = Condition(
         Signal.PARITY_STALE,
-        verified_at + limit,
-        f"parity was last verified {(now - verified_at).total_seconds():.0f} s ago, "
-        f"the SLO is {mirror.parity.slo_seconds} s",
+        since + limit,
+        (
+            f"parity was last verified {age} ago"
+            if known.verified_at
+            else f"parity was never verified in the {age} since the watch began"
+        )
+        + f", the SLO is {mirror.parity.slo_seconds} s: since then no look or run has compared "
+        "both sources with what Backstage serves",
         "Check that the daemon, the schedule and the sensors of this mirror run.",
-        known.link,
+        link_of(mirror),
     )
+    return {condition.signal: condition}
 
 
 def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
@@ -205,12 +333,20 @@ def _tell(
     for signal in due(raised):
         each = raised[signal]
         alert = Alert(mirror.name, each.condition, each.ended_at, last_good)
-        if notifier.send(alert):
+        if _arrives(context, notifier, alert):
             raised = told(raised, signal)
             sent.append(alert)
         else:
             context.log.error("alert not delivered, tried again at the next look: %s", alert.title)
     return raised, sent
+
+
+def _arrives(context: dg.SensorEvaluationContext, notifier: Notifier, alert: Alert) -> bool:
+    try:
+        return notifier.send(alert)
+    except Exception:  # one alert that cannot be sent keeps no other one from it
+        context.log.exception("the alert was not sent")
+        return False
 
 
 def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:

@@ -65,7 +65,7 @@ def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
     """One row a change, with its times and its time to parity in seconds."""
     columns = [
         *("repository", "field", "old", "new"),
-        *("asked", "basis", "published", "visible", "seconds"),
+        *("asked", "basis", "published", "visible", "seconds", "not counted"),
     ]
     return _table(
         columns,
@@ -80,6 +80,7 @@ def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
                 "published": _moment(row.published_at),
                 "visible": _moment(row.visible_at),
                 "seconds": "" if row.seconds is None else f"{row.seconds:.1f}",
+                "not counted": row.excused,
             }
             for row in rows
         ),

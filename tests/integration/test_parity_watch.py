@@ -362,16 +362,16 @@ def test_backstage_may_serve_the_old_version_for_a_moment_after_a_publication(
     assert drill.heard() == []
 
 
-def test_a_check_that_fails_is_one_alert(drill: Drill) -> None:
+def test_a_finding_of_severity_error_is_one_alert(drill: Drill) -> None:
     drill.world.govern("No/Such Name")
     assert not drill.world.sync().checks["governance_findings"]
 
-    assert drill.heard() == [begins(Signal.CHECK_FAILED)]
+    assert drill.heard() == [begins(Signal.GOVERNANCE_FINDINGS)]
     assert "governance_findings" in drill.receiver.heard[-1]["message"]
 
     drill.world.revert()
     drill.sync()
-    assert drill.heard() == [ends(Signal.CHECK_FAILED)]
+    assert drill.heard() == [ends(Signal.GOVERNANCE_FINDINGS)]
 
 
 def test_a_parity_that_nobody_verifies_any_more_is_one_alert(drill: Drill) -> None:

@@ -181,7 +181,7 @@ def test_what_was_raised_first_is_told_once_when_its_cause_joins_it(cause: Signa
     [
         (Signal.BACKSTAGE_DIFFERS, Signal.BACKSTAGE_UNREACHABLE),
         (Signal.CHECK_FAILED, Signal.INVENTORY_FAILED),
-        (Signal.PLAN_HELD, Signal.INVENTORY_FAILED),
+        (Signal.INVENTORY_FAILED, Signal.RUN_HUNG),
     ],
 )
 def test_what_can_no_longer_be_seen_has_not_recovered(first: Signal, worse: Signal) -> None:
