@@ -1,6 +1,7 @@
 # One image for `ecr-catalog` as a CronJob or an Action runs it, and for Dagster's own processes:
 #
 #   docker run --rm IMAGE sync -m NAME
+#   docker run --entrypoint dagster IMAGE instance migrate    (first, and after an upgrade)
 #   docker run --entrypoint dagster-webserver IMAGE -h 127.0.0.1 -p 3000 -w /app/workspace.yaml
 
 ARG PYTHON=3.12

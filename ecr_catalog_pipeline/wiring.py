@@ -11,6 +11,7 @@ from ecr_catalog_pipeline.adapters.governance_repo import GovernanceRepo
 from ecr_catalog_pipeline.adapters.publish_file import FilePublisher
 from ecr_catalog_pipeline.adapters.publish_git import GitPublisher
 from ecr_catalog_pipeline.adapters.publisher import Publisher
+from ecr_catalog_pipeline.demo.world import token_file
 from ecr_catalog_pipeline.settings import FileTarget, GitTarget, Mirror, S3Target
 
 
@@ -34,7 +35,9 @@ def ecr_registry(mirror: Mirror) -> EcrRegistry:
 def backstage(mirror: Mirror) -> BackstageCatalog | None:
     """Give the Backstage of a mirror; None when it names none."""
     settings = mirror.backstage
-    return BackstageCatalog(settings.url, settings.token_env) if settings else None
+    if settings is None:
+        return None
+    return BackstageCatalog(settings.url, settings.token_env, token_file=token_file(mirror))
 
 
 def catalog_repo(mirror: Mirror, cache: Path) -> CatalogRepo | None:

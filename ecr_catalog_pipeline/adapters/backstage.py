@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -33,11 +34,18 @@ _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class BackstageCatalog:
-    """One Backstage. The token is read from its variable at each call and never kept."""
+    """One Backstage. The token is read from its variable at each call and never kept.
 
-    def __init__(self, url: str, token_env: str | None = None) -> None:
+    Args:
+        token_file: read where the variable is not set; the demo's.
+    """
+
+    def __init__(
+        self, url: str, token_env: str | None = None, *, token_file: Path | None = None
+    ) -> None:
         self.url = url
         self._token_env = token_env
+        self._token_file = token_file
 
     def entity(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Give the Resource of that name as it is served; None when there is none.
@@ -66,7 +74,7 @@ class BackstageCatalog:
 
     def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
-        token = os.environ.get(self._token_env, "").strip() if self._token_env else ""
+        token = self._token()
         if not (token.isascii() and token.isprintable()):
             raise BackstageUnavailable(
                 f"the token for Backstage at {self.url} holds characters that no header can carry",
@@ -120,6 +128,15 @@ class BackstageCatalog:
             )
         if status >= HTTPStatus.MULTIPLE_CHOICES and status != HTTPStatus.NOT_FOUND:
             raise self._unavailable(f"answers {call} with {status}")
+
+    def _token(self) -> str:
+        given = os.environ.get(self._token_env, "").strip() if self._token_env else ""
+        if given or self._token_file is None:
+            return given
+        try:
+            return self._token_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return ""
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:

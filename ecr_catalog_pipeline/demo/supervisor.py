@@ -79,7 +79,7 @@ def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
         share_token(mirror, world)
         stack.enter_context(running_ecr(world))
         click.echo(f"ECR of the demo     {world.endpoint_url}")
-        _end_lost_runs(home)
+        prepare_instance(home)
         dagster = stack.enter_context(_dagster(home, ui_port, log))
         click.echo(f"Dagster is starting; its log is {log}")
         client = DagsterGraphQLClient(HOST, port_number=ui_port)
@@ -188,9 +188,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _end_lost_runs(home: Path) -> None:
-    """Mark runs whose process ended with an earlier demo, so that they hold no slot."""
+def prepare_instance(home: Path) -> None:
+    """Make Dagster's databases, and end the runs that ended with an earlier demo.
+
+    The web server and the daemon would make them at once, and one of the two would end.
+    """
     with kept_instance(home) as instance:
+        instance.event_log_storage.get_maximum_record_id()
+        instance.all_instigator_state()
         for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)):
             instance.report_run_canceled(run, "The demo that ran it was stopped.")
 

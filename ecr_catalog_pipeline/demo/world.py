@@ -168,6 +168,22 @@ def share_token(mirror: Mirror, world: DemoWorld) -> None:
     os.environ[variable] = world.backstage_token.read_text(encoding="utf-8").strip()
 
 
+def token_file(mirror: Mirror) -> Path | None:
+    """Name the file with the token of the demo's Backstage, for a mirror that asks that one.
+
+    Returns:
+        None for every other mirror, and for a Backstage that is not on loopback.
+    """
+    if mirror.name != DEMO_MIRROR or mirror.backstage is None:
+        return None
+    if not is_emulator(mirror.backstage.url):
+        return None
+    try:
+        return demo_world(mirror).backstage_token
+    except SettingsError:
+        return None
+
+
 def request_repository(world: DemoWorld, name: str, owner: str) -> None:
     """Govern a repository as pending: a team's request, merged.
 

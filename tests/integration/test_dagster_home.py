@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Final
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
+from dagster._cli import cli as dagster_cli
 
 from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.demo.supervisor import prepare_instance
 from ecr_catalog_pipeline.once import run_once
 from tests.drills.test_publisher_drills import tiny_disks
 from tests.integration.worlds import MIRROR, FileTarget, World, a_world
@@ -165,3 +171,47 @@ def test_a_home_on_a_disk_that_takes_nothing_stops_no_publication(
     assert words in done.stderr
     assert "defect" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Two processes on a fresh home at once
+
+
+def opens(home: str, barrier: Barrier, said: SimpleQueue[str]) -> None:
+    """Open what Dagster's daemon and web server open, at the same moment as the others."""
+    barrier.wait(60)
+    try:
+        with dg.DagsterInstance.from_config(home) as instance:
+            instance.get_runs(limit=1)
+            instance.event_log_storage.get_maximum_record_id()
+            instance.all_instigator_state()
+        said.put("well")
+    except Exception as error:  # noqa: BLE001 - the test tells of it
+        said.put(str(error))
+
+
+def as_documented(home: Path) -> None:
+    done = CliRunner().invoke(dagster_cli, ["instance", "migrate"], env={"DAGSTER_HOME": str(home)})
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("prepares", [as_documented, prepare_instance])
+def test_processes_that_start_at_once_on_a_prepared_home_are_all_well(
+    tmp_path: Path, prepares: Callable[[Path], None]
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    for number in range(5):
+        home = tmp_path / f"home-{number}"
+        home.mkdir()
+        shutil.copy(ROOT / "dagster.yaml", home)
+        prepares(home)
+        barrier, said = context.Barrier(4), context.SimpleQueue()
+        processes = [
+            context.Process(target=opens, args=(str(home), barrier, said), daemon=True)
+            for _ in range(4)
+        ]
+        for each in processes:
+            each.start()
+        assert [said.get() for _ in processes] == ["well"] * len(processes)
+        for each in processes:
+            each.join(60)

@@ -760,13 +760,15 @@ def test_dagsters_processes_listen_on_loopback_alone_and_are_as_locked_as_the_cr
     assert spec["strategy"] == {"type": "Recreate"}
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == job["securityContext"]
-    for container in pod["containers"]:
+    (prepare,) = pod["initContainers"]
+    assert prepare["command"] == ["dagster", "instance", "migrate"], "before three meet at once"
+    for container in [prepare, *pod["containers"]]:
         assert container["securityContext"] == job["containers"][0]["securityContext"]
         assert "ports" not in container
         words = container["command"]
         if "-h" in words:
             assert words[words.index("-h") + 1] == "127.0.0.1"
-        assert container["livenessProbe"]["exec"]["command"]
+        assert container is prepare or container["livenessProbe"]["exec"]["command"]
         mounts = {each["mountPath"] for each in container["volumeMounts"]}
         for each in container["env"]:
             assert not each.get("value", "").startswith("/") or each["value"] in mounts
@@ -780,7 +782,8 @@ def test_its_instance_is_the_projects_own_with_the_history_in_postgresql() -> No
     storage = theirs.pop("storage")
     assert theirs == yaml.safe_load((ROOT / "dagster.yaml").read_text())
     variable = storage["postgres"]["postgres_url"]["env"]
-    for container in deployment()["template"]["spec"]["containers"]:
+    pod = deployment()["template"]["spec"]
+    for container in [*pod["initContainers"], *pod["containers"]]:
         assert variable in {each["name"] for each in container["env"]}
 
     known = InstanceRef.from_dir(str(DAGSTER)).storage_data
