@@ -34,9 +34,10 @@ INSPECT_SECONDS: Final = 15
 
 _BATCH: Final = 200
 _MEMORY: Final = "sprawl.json"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
-Memory = dict[str, list[AdHocEntity]]
+Memory = dict[str, list[AdHocEntity] | None]
+"""What each blob declares; None when it is too large or no text, so that nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,14 @@ class Sprawl:
     Attributes:
         found: each with the path of its file, sorted.
         files: how many files there are; `waiting` of them were not inspected yet.
+        uninspected: files that never are: too large, or not UTF-8.
     """
 
     commit: str
     found: tuple[tuple[str, AdHocEntity], ...]
     files: int
     waiting: int
+    uninspected: tuple[str, ...] = ()
 
 
 class CatalogRepo:
@@ -104,7 +107,7 @@ class CatalogRepo:
         found = [
             (path, entity)
             for path, blob in files.items()
-            for entity in known.get(blob, ())
+            for entity in known.get(blob) or ()
             if not (entity.type == TYPE and entity.name in mirror_entities)
         ]
         return Sprawl(
@@ -112,6 +115,9 @@ class CatalogRepo:
             found=tuple(sorted(found, key=lambda each: (each[0], each[1].line))),
             files=len(files),
             waiting=sum(blob not in known for blob in files.values()),
+            uninspected=tuple(
+                sorted(path for path, blob in files.items() if known.get(blob, ()) is None)
+            ),
         )
 
     def _files(self, commit: str) -> dict[str, str]:
@@ -158,7 +164,7 @@ class CatalogRepo:
             if memory["version"] != _VERSION:
                 return {}
             return {
-                blob: [AdHocEntity(*each) for each in entities]
+                blob: None if entities is None else [AdHocEntity(*each) for each in entities]
                 for blob, entities in memory["blobs"].items()
                 if blob in blobs
             }
@@ -169,7 +175,9 @@ class CatalogRepo:
         content = {
             "version": _VERSION,
             "blobs": {
-                blob: [[each.line, each.column, each.name, each.type] for each in entities]
+                blob: None
+                if entities is None
+                else [[each.line, each.column, each.name, each.type] for each in entities]
                 for blob, entities in known.items()
             },
         }
@@ -204,13 +212,14 @@ class _BatchClone(GitClone):
             yield blob, answer[head_end + 1 : start - 1]
 
 
-def _entities(content: bytes) -> list[AdHocEntity]:
+def _entities(content: bytes) -> list[AdHocEntity] | None:
+    """Give what a file declares; None when it is too large or no text."""
     if len(content) > MAX_BYTES:
-        return []
+        return None
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        return []
+        return None
     # Whoever declares a Resource writes the word, or escapes it.
     if "Resource" not in text and "\\" not in text:
         return []

@@ -336,26 +336,37 @@ def _section(content: bytes, mirror: str) -> tuple[int, int, bytes] | str:
 def _without_code(content: bytes) -> bytes:
     """Blank out what stands in code fences, so that every other byte keeps its place.
 
-    Inside a section of ours a fence counts for nothing: one that somebody opened there must not
-    hide the section's end.
+    A fence that nobody closes counts for nothing, and so does one inside a section of ours: neither
+    may hide a section that was written before.
     """
     shown = bytearray(content)
-    fence = closing = b""
+    fence, opened_at, resume_at = b"", 0, 0
     for line in _LINE.finditer(content):
-        begin = _BEGIN_LINE.fullmatch(line[0])
-        if closing:
-            closing = b"" if closing in line[0] else closing
-        elif fence:
-            shown[line.start() : line.end()] = b" " * len(line[0])
-            rest = line[0].lstrip(b" ")
-            run = len(rest) - len(rest.lstrip(fence[:1]))
-            if len(line[0]) - len(rest) <= 3 and run >= len(fence) and not rest[run:].strip():
-                fence = b""
-        elif begin:
-            closing = b"<!-- ecr-catalog:" + begin["mirror"] + b":end -->"
-        elif opened := _FENCE.match(line[0]):
-            fence = opened["fence"]
+        if line.start() < resume_at:
+            continue
+        text = line[0]
+        if begin := _BEGIN_LINE.fullmatch(text):
+            resume_at = _end_of_section(content, line.end(), begin["mirror"])
+        elif fence and _closes(text, fence):
+            for inside in _LINE.finditer(content, opened_at, line.end()):
+                shown[inside.start() : inside.end()] = b" " * len(inside[0])
+            fence = b""
+        elif not fence and (opened := _FENCE.match(text)):
+            fence, opened_at = opened["fence"], line.start()
     return bytes(shown)
+
+
+def _end_of_section(content: bytes, start: int, mirror: bytes) -> int:
+    """Where a section ends whose begin is before `start`; `start` itself when it has no end."""
+    end = content.find(b"<!-- ecr-catalog:" + mirror + b":end -->", start)
+    again = content.find(b"<!-- ecr-catalog:" + mirror + b":begin -->", start)
+    return start if end < 0 or 0 <= again < end else end
+
+
+def _closes(line: bytes, fence: bytes) -> bool:
+    text = line.lstrip(b" ")
+    rest = text.lstrip(fence[:1])
+    return len(line) - len(text) <= 3 and len(text) - len(rest) >= len(fence) and not rest.strip()
 
 
 def _marker_line(marker: bytes) -> re.Pattern[bytes]:

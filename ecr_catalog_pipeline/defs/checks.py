@@ -8,13 +8,14 @@ from datetime import datetime
 
 import dagster as dg
 
-from ecr_catalog_pipeline.adapters.catalog_repo import Sprawl
+from ecr_catalog_pipeline.adapters.catalog_repo import MAX_BYTES, Sprawl
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.findings import Severity
 from ecr_catalog_pipeline.core.last_good import age_in_words
 from ecr_catalog_pipeline.core.parity import Change, Verdict
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
+from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.defs import tables
 from ecr_catalog_pipeline.defs.last_good import LastGood
 from ecr_catalog_pipeline.mirroring import GovernanceRead, Outcome, PlannedRegistry, Publication
@@ -123,15 +124,24 @@ def no_ad_hoc_entities(sprawl: Sprawl, where: str) -> dg.AssetCheckResult:
     """Warn of ECR entities that somebody declares by hand."""
     found = f"{len(sprawl.found)} ad-hoc ECR entities" if sprawl.found else "no ad-hoc ECR entity"
     waiting = f"; {sprawl.waiting} files are still to be inspected" if sprawl.waiting else ""
+    not_inspected = (
+        f"; {len(sprawl.uninspected)} files cannot be inspected, larger than {MAX_BYTES:,} bytes "
+        f"or not UTF-8: {', '.join(shortened(path) for path in sprawl.uninspected[:5])}"
+        if sprawl.uninspected
+        else ""
+    )
     return dg.AssetCheckResult(
         check_name=NO_AD_HOC_ENTITIES,
-        passed=not (sprawl.found or sprawl.waiting),
+        passed=not (sprawl.found or sprawl.waiting or sprawl.uninspected),
         severity=dg.AssetCheckSeverity.WARN,
-        description=tables.words(f"{found} in {sprawl.files} files of {where}{waiting}"),
+        description=tables.words(
+            f"{found} in {sprawl.files} files of {where}{waiting}{not_inspected}"
+        ),
         metadata={
             "count": len(sprawl.found),
             "files": sprawl.files,
             "waiting": sprawl.waiting,
+            "uninspected": len(sprawl.uninspected),
             "commit": sprawl.commit,
             "entities": tables.ad_hoc_entities(sprawl.found),
         },

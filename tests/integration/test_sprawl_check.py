@@ -13,6 +13,7 @@ import pytest
 from ecr_catalog_pipeline.adapters.catalog_repo import CatalogRepo
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.sprawl import CatalogUnavailable
+from ecr_catalog_pipeline.core.text import inert, visible
 from ecr_catalog_pipeline.defs.conditions import read_conditions
 from ecr_catalog_pipeline.settings import load_mirror
 from tests.fakes.aws import Fault
@@ -71,6 +72,31 @@ def test_every_run_looks_at_the_tip_and_what_it_finds_is_a_warning(
 
     catalog.commit({"catalog/pay.yaml": None})
     assert world.sync().checks[CHECK] is True
+
+
+def test_what_cannot_be_inspected_is_a_warning_and_never_clean(
+    world: World, catalog: Repository
+) -> None:
+    catalog.commit({"huge.yaml": PAY + "#" * 2_000_000, "latin.yaml": b"# \xe9\n"})
+
+    for _ in range(2):  # The second time from what was remembered.
+        evaluation = world.sync().evaluations[CHECK]
+        world.restart()
+        assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert "2 files cannot be inspected" in str(evaluation.description)
+        assert "huge.yaml, latin.yaml" in str(evaluation.description)
+        assert evaluation.metadata["uninspected"].value == 2
+
+
+def test_a_hostile_catalog_hides_nothing_in_the_ui(world: World, catalog: Repository) -> None:
+    evil = "\x1b[2J\u202e <a href=https://evil.example>"
+    catalog.commit({"\x1b[2J\u202e.yaml": PAY.replace("name: pay", f"name: {json.dumps(evil)}")})
+
+    evaluation = world.sync().evaluations[CHECK]
+
+    (row,) = rows(evaluation)
+    assert row["file"] == r"\x1b[2J\u202e.yaml"
+    assert row["name"] == inert(visible(evil))
 
 
 def test_the_entities_of_all_mirrors_are_no_sprawl(world: World, catalog: Repository) -> None:

@@ -695,7 +695,8 @@ def test_every_byte_outside_the_section_stays(
     inside = inside.lstrip(b"\n")  # which after a \r would make one line ending of two
     before = before and before + line_end
     after = after and line_end + after
-    assume(b"```" not in before)  # or the markers would stand in a code fence
+    # Or the markers would stand in a code block.
+    assume(b"```" not in before or b"```" not in after)
     content = before + BEGIN + line_end + inside + line_end + END + after
 
     new = written(REPORT, content)
@@ -786,6 +787,18 @@ def test_markers_in_a_code_fence_are_no_markers(fence: str) -> None:
 @pytest.mark.parametrize("before", ["``` `\n", "``\n", "    ```\n", "```\n~~~\n```\n", "x ```\n"])
 def test_what_opens_no_fence_hides_no_marker(before: str) -> None:
     written(REPORT, before.encode() + BEGIN + b"\n" + END + b"\n")
+
+
+def test_a_begin_alone_in_a_code_block_is_no_marker() -> None:
+    content = b"```\n" + BEGIN + b"\n```\n" + BEGIN + b"\n" + END + b"\n"
+    new = written(REPORT, content)
+    assert new.startswith(b"```\n" + BEGIN + b"\n```\n" + BEGIN + b"\n<!-- ")
+    assert place_report(REPORT, new) == UP_TO_DATE
+
+
+def test_a_fence_that_nobody_closes_hides_no_section() -> None:
+    new = written(REPORT, b"```\n" + BEGIN + b"\n" + END + b"\nx\n")
+    assert place_report(REPORT, new) == UP_TO_DATE
 
 
 def test_a_fence_that_was_opened_inside_a_section_is_repaired() -> None:
