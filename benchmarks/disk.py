@@ -29,7 +29,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickData, TickStatus
 
-from ecr_catalog_pipeline.defs.housekeeping import HOUSEKEEPING
+from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING
 from tests.fakes.aws import FakeAws
 from tests.integration.worlds import QUIET, FileTarget, World
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 
-from ecr_catalog_pipeline.adapters.notify import Notifier
-from ecr_catalog_pipeline.defs.assets import external_assets, mirror_assets
+from ecr_catalog_pipeline.defs.assets import mirror_assets
 from ecr_catalog_pipeline.defs.change_sensor import change_sensor
-from ecr_catalog_pipeline.defs.housekeeping import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
-from ecr_catalog_pipeline.defs.parity import parity_asset
+from ecr_catalog_pipeline.defs.outside import outside_assets
 from ecr_catalog_pipeline.defs.parity_watch import parity_watch
-from ecr_catalog_pipeline.defs.resources import NOTIFIER, mirror_resources
-from ecr_catalog_pipeline.defs.sprawl import sprawl_checks
-from ecr_catalog_pipeline.settings import LoadedMirrors, cache_folder, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.housekeeping.job import housekeeping_job, housekeeping_schedule
+from ecr_catalog_pipeline.settings import LoadedMirrors, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.sprawl.check import sprawl_checks
+from ecr_catalog_pipeline.wiring import AdaptersOf, adapters_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,40 +33,35 @@ def build_definitions(
     loaded: LoadedMirrors,
     *,
     environ: Mapping[str, str],
-    resource_overrides: Mapping[str, Any] | None = None,
+    make_adapters: AdaptersOf = adapters_of,
+    io_manager: dg.IOManagerDefinition = json_io_manager,
 ) -> dg.Definitions:
     """Define every usable mirror; show each mirror file that is not usable.
 
     Args:
-        resource_overrides: replace resources by key; the seam for tests.
+        make_adapters: makes the adapters of a mirror; the seam for tests and for extensions.
+        io_manager: passes values between the assets.
     """
-    cache = cache_folder(environ)
-    overrides = resource_overrides or {}
-    shared = {"io_manager": json_io_manager, NOTIFIER: Notifier(environ), **overrides}
     housekeeping = housekeeping_job(loaded.mirrors)
     parts = [
         dg.Definitions(
-            resources=shared,
+            resources={"io_manager": io_manager},
             jobs=[housekeeping],
             schedules=[housekeeping_schedule(housekeeping)],
         )
     ]
     entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
     for mirror in loaded.mirrors.values():
-        computed = [*mirror_assets(mirror), parity_asset(mirror)]
-        job = sync_job(mirror, computed)
+        adapters = make_adapters(mirror, environ)
+        assets = mirror_assets(mirror, adapters)
+        job = sync_job(mirror, assets)
         parts.append(
             dg.Definitions(
-                assets=[*external_assets(mirror), *computed],
-                asset_checks=sprawl_checks(mirror, entities),
+                assets=[*outside_assets(mirror, adapters), *assets],
+                asset_checks=sprawl_checks(mirror, adapters, entities),
                 jobs=[job],
                 schedules=[sync_schedule(mirror, job)],
-                sensors=[change_sensor(mirror, job), parity_watch(mirror)],
-                resources={
-                    key: resource
-                    for key, resource in mirror_resources(mirror, cache).items()
-                    if key not in overrides
-                },
+                sensors=[change_sensor(mirror, adapters, job), parity_watch(mirror, adapters)],
             )
         )
     for place, (name, error) in enumerate(sorted(loaded.errors.items()), 1):

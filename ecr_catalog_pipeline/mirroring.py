@@ -1,29 +1,22 @@
-"""The mirror, read aloud: read governance, read the inventory, plan, publish, verify.
+"""One tick of a mirror, in order, and its steps.
 
-Each step is one function over the adapters and the core; the Dagster assets and the commands call
-the same ones.
+`run_tick` is what the commands call; the Dagster assets are the same steps, one each.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from typing import Final
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
-from ecr_catalog_pipeline.adapters.publisher import (
-    Beside,
-    BesidePublished,
-    Provenance,
-    Publisher,
-    PublisherBeside,
-)
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
 from ecr_catalog_pipeline.core.entity import (
     EntityIdentity,
     PublishedEntity,
@@ -42,9 +35,11 @@ from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
 from ecr_catalog_pipeline.core.health import (
     Origin,
     RegistryHealth,
+    RenderedReport,
     Style,
     last_change,
     place_report,
+    registry_health,
     render_report,
 )
 from ecr_catalog_pipeline.core.inventory import Inventory, check_account
@@ -53,16 +48,16 @@ from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.parity import (
     Baseline,
     Evidence,
+    ParityInput,
     ParityState,
     Verdict,
     entry_changes,
     judge,
-    mark_published,
-    record_changes,
 )
 from ecr_catalog_pipeline.core.plan import Current, Plan, make_plan, names_to_prove
-from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, reconcile
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State, reconcile
+from ecr_catalog_pipeline.settings import Mirror, sync_job_name
+from ecr_catalog_pipeline.wiring import Adapters
 
 VISIBLE_SECONDS: Final = 20
 """How long a run waits for Backstage to show what it published."""
@@ -70,6 +65,8 @@ VISIBLE_SECONDS: Final = 20
 POLL_SECONDS: Final = 0.5
 
 Clock = Callable[[], datetime]
+Progress = Callable[[str], AbstractContextManager[None]]
+"""Says what is being done while it is."""
 
 
 class Outcome(StrEnum):
@@ -78,6 +75,21 @@ class Outcome(StrEnum):
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
     HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the mirror's history knows; nothing where no history is kept.
+
+    Attributes:
+        last: the last publication.
+        baseline: the reads that what is published was last known to agree with.
+        still_held_at: the start of the last listing that had not changed since those.
+    """
+
+    last: LastPublication | None = None
+    baseline: Baseline | None = None
+    still_held_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,7 @@ class PlannedRegistry:
     """The reconciled registry and the plan that follows from it.
 
     Attributes:
+        parity: what the run passes on to whoever measures parity.
         published_change: when the content that is published now last changed; None when unknown.
         account_id: the AWS account that answered.
         proved_absent: how many published repositories were looked up by name and are gone.
@@ -112,6 +125,7 @@ class PlannedRegistry:
 
     registry: ReconciledRegistry
     plan: Plan
+    parity: ParityInput
     published_change: datetime | None = None
     account_id: str = ""
     proved_absent: int = 0
@@ -125,35 +139,98 @@ class Publication:
         digest: of the content that is published now.
         version: the target's version of it.
         equals_desired: the target, read back, holds what governance and AWS call for.
+        parity: what the run passes on to whoever measures parity.
         published_at: when the target had taken it; None when nothing was written.
         last_sync: of that content, as it stands there; None when unknown.
         unread: why the target could not be read back after it had confirmed the write; empty when
             it could.
-        report: what became of the health report; None when the mirror has none.
     """
 
     outcome: Outcome
     digest: str
     version: str | None
     equals_desired: bool
+    parity: ParityInput
     published_at: datetime | None = None
-    report: BesidePublished | None = None
     last_sync: str | None = None
     unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class ReportTarget:
-    """Where the health report goes, how, and where it comes from."""
+class ReportPublished:
+    """What became of the health report.
 
-    path: str
-    style: Style
-    origin: Origin
+    Attributes:
+        report: what it says; None where only the outcome is known.
+        version: the target's version that was written; None when the file stayed as it was.
+        problem: why the file does not say what it should; empty when it does.
+    """
+
+    report: RenderedReport | None
+    version: str | None = None
+    problem: str = ""
+    remediation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one tick came to; without a publication it ended with the plan.
+
+    Attributes:
+        verdict: of Backstage.
+        report: what became of the health report; None when the mirror has none.
+    """
+
+    planned: PlannedRegistry
+    publication: Publication | None = None
+    verdict: Verdict | None = None
+    report: ReportPublished | None = None
 
 
 def now_utc() -> datetime:
     """The clock."""
     return datetime.now(UTC)
+
+
+def run_tick(
+    mirror: Mirror,
+    adapters: Adapters,
+    past: Past | None = None,
+    *,
+    publishes: bool,
+    run_id: str = "",
+    approve: str | None = None,
+    progress: Progress = lambda _: nullcontext(),
+) -> Tick:
+    """Read both sources, plan, publish, and ask Backstage, in this order.
+
+    Args:
+        publishes: False ends the tick with the plan.
+        run_id: the publication names it.
+        approve: the `plan_hash` that someone approved.
+
+    Raises:
+        CatalogError: what ended the tick; what is published stays.
+    """
+    past = past or Past()
+    with progress("reading governance"):
+        governance = read_governance(adapters.governance, mirror.governance.path)
+    with progress("reading ECR"):
+        inventory = read_inventory(adapters.registry)
+    with progress("comparing with what is published"):
+        planned = plan_publication(mirror, adapters, governance, inventory, past)
+    if not publishes:
+        return Tick(planned)
+    with progress("publishing"):
+        publication = publish(
+            adapters.publisher, planned, mirror=mirror.name, run_id=run_id, approve=approve
+        )
+    with progress("asking Backstage"):
+        verdict, _ = ask_backstage(mirror, adapters.backstage, publication)
+    health = gather_health(mirror, planned, publication, ParityState(), held_since=None)
+    return Tick(
+        planned, publication, verdict, publish_report(mirror, adapters, health, planned, run_id)
+    )
 
 
 def read_governance(repo: GovernanceRepo, path: str, clock: Clock = now_utc) -> GovernanceRead:
@@ -189,21 +266,16 @@ def last_good(publisher: Publisher, identity: EntityIdentity, clock: Clock = now
 
 def plan_publication(
     mirror: Mirror,
+    adapters: Adapters,
     governance: GovernanceRead,
     inventory: InventoryRead,
+    past: Past,
     *,
-    ecr: EcrRegistry,
-    publisher: Publisher,
-    backstage: BackstageCatalog | None = None,
-    last: LastPublication | None = None,
     clock: Clock = now_utc,
 ) -> PlannedRegistry:
     """Reconcile, read what is published, prove absences, and plan.
 
-    Args:
-        ecr: looks up by name what would be removed and governance still means to have.
-        backstage: asked what it serves, only where the target is absent.
-        last: the last publication that the mirror's history knows; None when it knows none.
+    Backstage is asked here only where the target is absent.
 
     Raises:
         InventoryFailed: another account answered, or an absence was disproved.
@@ -211,11 +283,12 @@ def plan_publication(
         EntityInvalid: Backstage would refuse the new entity.
     """
     found = inventory.inventory
-    last_account = last.account_id if last else ""
+    last_account = past.last.account_id if past.last else ""
     check_account(found.account_id, mirror.registry.account_id, last_account)
     registry = reconcile(governance.catalog, found)
-    current = _current(mirror, publisher, backstage, last, clock)
-    proved = ecr.prove_absent(found.account_id, names_to_prove(current.entity, registry))
+    current = _current(mirror, adapters, past.last, clock)
+    missing = names_to_prove(current.entity, registry)
+    proved = adapters.registry.prove_absent(found.account_id, missing)
     plan = make_plan(
         identity=mirror.identity,
         limits=mirror.removal_limits,
@@ -229,45 +302,24 @@ def plan_publication(
         account_is_known=bool(mirror.registry.account_id or last_account),
     )
     return PlannedRegistry(
-        registry, plan, last_change(current.content), found.account_id, len(proved)
+        registry,
+        plan,
+        parity=ParityInput(
+            reads=Baseline(governance.commit, governance.began_at, inventory.began_at),
+            blob=governance.blob,
+            fingerprint=found.fingerprint,
+            differences=plan.differences,
+            evidence=_evidence(adapters.governance, plan, governance, inventory, past),
+        ),
+        published_change=last_change(current.content),
+        account_id=found.account_id,
+        proved_absent=len(proved),
     )
-
-
-def _current(
-    mirror: Mirror,
-    publisher: Publisher,
-    backstage: BackstageCatalog | None,
-    last: LastPublication | None,
-    clock: Clock,
-) -> Current:
-    """Read what is published; where the target is absent, what was last known to be.
-
-    Backstage knows the names, the history only how many there were.
-    """
-    identity, target = mirror.identity, publisher.read()
-    if target.content is not None:
-        return Current.at_target(target.content, target.version, identity)
-    served = _served(backstage, identity)
-    if served is not None:
-        return Current.served(served, clock())
-    if last is not None and last.is_of(identity.reference):
-        return Current.remembered(last, publisher.where)
-    return Current()
-
-
-def _served(backstage: BackstageCatalog | None, identity: EntityIdentity) -> PublishedEntity | None:
-    """Give our entity as Backstage serves it; None when it does not, or does not answer."""
-    if backstage is None:
-        return None
-    try:
-        return read_served(backstage.entity(identity.namespace, identity.name))
-    except BackstageUnavailable:
-        return None
 
 
 def publish(
     publisher: Publisher,
-    plan: Plan,
+    planned: PlannedRegistry,
     *,
     mirror: str,
     run_id: str,
@@ -277,83 +329,189 @@ def publish(
     """Publish a plan, unless there is nothing to publish or the guard holds it.
 
     Args:
-        approve: the `plan_hash` that someone approved; it goes for that very plan.
+        approve: the `plan_hash` that someone approved; it is valid for this plan only.
     """
-    left = _left_alone(plan, approve)
-    if left is not None:
-        return left
-    plan.check_age(clock())
-    provenance = _provenance(plan, mirror, run_id, clock)
+    plan = planned.plan
+    if plan.unchanged:
+        return Publication(
+            Outcome.UNCHANGED,
+            plan.digest,
+            plan.expected,
+            equals_desired=True,
+            parity=planned.parity,
+            last_sync=plan.published_last_sync,
+        )
+    if plan.held and approve != plan.plan_hash:
+        return Publication(
+            Outcome.HELD,
+            plan.published_digest or "",
+            plan.expected,
+            equals_desired=False,
+            parity=planned.parity,
+            last_sync=plan.published_last_sync,
+        )
+    provenance = Provenance(
+        mirror=mirror,
+        summary=plan.summary,
+        source_sha=plan.source_sha,
+        plan_hash=plan.plan_hash,
+        run_id=run_id,
+        # Locks, fetches and retries take their time.
+        fence=lambda: plan.check_age(clock()),
+    )
+    provenance.fence()
     version = publisher.publish(plan.content, plan.expected, provenance)
-    return _published(publisher, plan, version, clock)
+    published_at = clock()
+    equals, unread = _read_back(publisher, plan)
+    return Publication(
+        Outcome.PUBLISHED,
+        plan.digest,
+        version,
+        equals_desired=equals,
+        parity=planned.parity,
+        published_at=published_at,
+        last_sync=last_sync_of(plan.content),
+        unread=unread,
+    )
 
 
-def publish_with_report(
-    publisher: PublisherBeside,
-    plan: Plan,
-    health: RegistryHealth,
-    target: ReportTarget,
-    *,
-    mirror: str,
-    run_id: str,
-    approve: str | None = None,
-    clock: Clock = now_utc,
-) -> Publication:
-    """Publish a plan as `publish` does, and the health report in the same step.
-
-    The report goes out when its own content has changed, also when the entity stays. Whatever is
-    wrong with it never stops the entity.
-    """
-    left = _left_alone(plan, approve)
-    provenance = _provenance(plan, mirror, run_id, clock)
-    if left is None:
-        plan.check_age(clock())
-        beside = _beside(health.released(plan) if plan.held else health, target)
-        version, report = publisher.publish_with(plan.content, plan.expected, provenance, beside)
-        return replace(_published(publisher, plan, version, clock), report=report)
-    provenance = replace(provenance, summary=f"health report, entity {left.outcome}")
-    try:
-        plan.check_age(clock())
-        report = publisher.publish_beside(provenance, _beside(health, target))
-    except CatalogError as error:
-        report = BesidePublished(problem=error.problem, remediation=error.remediation)
-    return replace(left, report=report)
-
-
-def track_changes(
-    state: ParityState,
-    repo: GovernanceRepo,
-    *,
-    governance: GovernanceRead,
-    inventory: InventoryRead,
+def remember(
+    mirror: Mirror,
+    where: str,
     planned: PlannedRegistry,
     publication: Publication,
-    still_held_at: datetime | None,
-) -> ParityState:
-    """Take up what a run changed, with the times at which each change was asked for."""
-    differences = planned.plan.differences
-    baseline = state.baseline
-    committed: dict[str, dict[str, datetime]] = {}
-    if baseline and differences and baseline.commit != governance.commit:
-        committed = entry_changes(_history(repo, baseline.commit, governance))
-    evidence = Evidence(
-        baseline=baseline,
-        committed=committed,
-        created={
-            each.name: min(each.created_at, inventory.began_at)
-            for each in inventory.inventory.repositories
-            if each.created_at is not None
-        },
-        still_held_at=still_held_at,
+    before: LastPublication | None,
+) -> LastPublication:
+    """Give the last publication after a tick, for the history to keep.
+
+    Args:
+        where: the target in words.
+        before: the last one before this tick.
+    """
+    plan, entity = planned.plan, mirror.identity.reference
+    if publication.outcome is not Outcome.HELD:
+        return LastPublication(
+            digest=publication.digest,
+            live=plan.counts[State.LIVE],
+            last_sync=publication.last_sync,
+            kind=mirror.publish.kind,
+            target=where,
+            entity=entity,
+            account_id=planned.account_id,
+        )
+    if plan.target_is_absent and before is not None:
+        return before
+    return LastPublication(
+        digest=publication.digest,
+        live=plan.published_live,
+        last_sync=plan.published_last_sync,
+        kind="" if plan.target_is_absent else mirror.publish.kind,
+        target="" if plan.target_is_absent else where,
+        entity=entity,
+        # Which account answers is part of what may be held.
+        account_id=before.account_id if before else "",
     )
-    state = record_changes(state, differences, evidence)
-    if publication.outcome is Outcome.HELD:
-        return state
-    if publication.published_at:
-        state = mark_published(state, publication.published_at)
-    return replace(
-        state, baseline=Baseline(governance.commit, governance.began_at, inventory.began_at)
+
+
+def gather_health(
+    mirror: Mirror,
+    planned: PlannedRegistry,
+    publication: Publication,
+    parity: ParityState,
+    *,
+    held_since: datetime | None,
+    clock: Clock = now_utc,
+) -> RegistryHealth:
+    """Gather what the health report says after a publication."""
+    return registry_health(
+        mirror=mirror.name,
+        title=mirror.identity.title,
+        registry=planned.registry,
+        plan=planned.plan,
+        published=publication.outcome is Outcome.PUBLISHED,
+        held=publication.outcome is Outcome.HELD,
+        published_change=planned.published_change,
+        parity=parity,
+        held_since=held_since,
+        slo_seconds=mirror.parity.slo_seconds,
+        now=clock(),
     )
+
+
+def publish_report(
+    mirror: Mirror,
+    adapters: Adapters,
+    health: RegistryHealth,
+    planned: PlannedRegistry,
+    run_id: str,
+    *,
+    clock: Clock = now_utc,
+) -> ReportPublished | None:
+    """Put the health report into its file, unless that says all of it already.
+
+    Whatever is wrong with the report is a problem of its own and never an error.
+
+    Returns:
+        None when the mirror has no health report.
+    """
+    settings, publisher, plan = mirror.health, adapters.report, planned.plan
+    if settings is None or publisher is None:
+        return None
+    origin = Origin(
+        branch=mirror.governance.branch,
+        sha=plan.source_sha,
+        workflow=sync_job_name(mirror.name),
+        run_id=run_id,
+        env=settings.env or mirror.name,
+    )
+    report = render_report(health, origin, Style(settings.style))
+    provenance = Provenance(
+        mirror=mirror.name,
+        summary="health report",
+        source_sha=plan.source_sha,
+        plan_hash=plan.plan_hash,
+        run_id=run_id,
+        fence=lambda: plan.check_age(clock()),
+    )
+    version = None
+    try:
+        provenance.fence()
+        current = publisher.read()
+        placement = place_report(report, current.content)
+        if placement.content is not None:
+            version = publisher.publish(placement.content, current.version, provenance)
+    except CatalogError as error:
+        return ReportPublished(report, problem=error.problem, remediation=error.remediation)
+    problem = f"{publisher.where}: {placement.problem}" if placement.problem else ""
+    return ReportPublished(report, version, problem, placement.remediation)
+
+
+def ask_backstage(
+    mirror: Mirror, backstage: BackstageCatalog | None, publication: Publication
+) -> tuple[Verdict, bool]:
+    """Ask Backstage whether it serves what is published; say, too, whether it is down.
+
+    Without a Backstage, parity is measured to the publication.
+    """
+    expected = publication.digest
+    held = publication.outcome is Outcome.HELD
+    if backstage is None:
+        reason = "no `backstage:` in the mirror file: parity is measured to the publication"
+        verdict = Verdict(
+            parity=publication.equals_desired or held,
+            reason=reason + ("; a plan is held, the last good entity stays" if held else ""),
+            expected=expected,
+            served=expected,
+        )
+        return verdict, False
+    try:
+        verdict = verify(backstage, mirror.identity, expected)
+    except BackstageUnavailable as error:
+        return Verdict(parity=False, reason=str(error), expected=expected, served=None), True
+    if held and verdict.parity:
+        reason = "in parity with the last good entity; a plan is held"
+        verdict = replace(verdict, reason=reason)
+    return verdict, False
 
 
 def verify(
@@ -384,62 +542,68 @@ def verify(
     return verdict
 
 
-def _left_alone(plan: Plan, approve: str | None) -> Publication | None:
-    """What comes of a plan that does not go out; None when it does."""
-    if plan.unchanged:
-        return Publication(
-            Outcome.UNCHANGED,
-            plan.digest,
-            plan.expected,
-            equals_desired=True,
-            last_sync=plan.published_last_sync,
-        )
-    if plan.held and approve != plan.plan_hash:
-        return Publication(
-            Outcome.HELD,
-            plan.published_digest or "",
-            plan.expected,
-            equals_desired=False,
-            last_sync=plan.published_last_sync,
-        )
-    return None
+def _current(
+    mirror: Mirror, adapters: Adapters, last: LastPublication | None, clock: Clock
+) -> Current:
+    """Read what is published; where the target is absent, what was last known to be.
+
+    Backstage knows the names, the history only how many there were.
+    """
+    identity, target = mirror.identity, adapters.publisher.read()
+    if target.content is not None:
+        return Current.at_target(target.content, target.version, identity)
+    served = _served(adapters.backstage, identity)
+    if served is not None:
+        return Current.served(served, clock())
+    if last is not None and last.is_of(identity.reference):
+        return Current.remembered(last, adapters.publisher.where)
+    return Current()
 
 
-def _published(publisher: Publisher, plan: Plan, version: str, clock: Clock) -> Publication:
-    """Read back what was published: the target confirmed it, so it counts in any case."""
-    published_at = clock()
-    unread = ""
+def _served(backstage: BackstageCatalog | None, identity: EntityIdentity) -> PublishedEntity | None:
+    """Give our entity as Backstage serves it; None when it does not, or does not answer."""
+    if backstage is None:
+        return None
+    try:
+        return read_served(backstage.entity(identity.namespace, identity.name))
+    except BackstageUnavailable:
+        return None
+
+
+def _read_back(publisher: Publisher, plan: Plan) -> tuple[bool, str]:
+    """Whether the target holds what was published, and why that is not known.
+
+    The target confirmed the write, so what cannot be read back counts as published.
+    """
     try:
         now = publisher.read().content
-        equals = now is not None and same_content(now, plan.content)
     except CatalogError as error:
-        equals, unread = True, error.problem
-    return Publication(
-        Outcome.PUBLISHED,
-        plan.digest,
-        version,
-        equals_desired=equals,
-        published_at=published_at,
-        last_sync=last_sync_of(plan.content),
-        unread=unread,
+        return True, error.problem
+    return now is not None and same_content(now, plan.content), ""
+
+
+def _evidence(
+    repo: GovernanceRepo,
+    plan: Plan,
+    governance: GovernanceRead,
+    inventory: InventoryRead,
+    past: Past,
+) -> Evidence:
+    """Find out when the changes of a plan were asked for."""
+    baseline, changed = past.baseline, {each.repository for each in plan.differences}
+    committed: dict[str, dict[str, datetime]] = {}
+    if baseline and changed and baseline.commit != governance.commit:
+        committed = entry_changes(_history(repo, baseline.commit, governance))
+    return Evidence(
+        baseline=baseline,
+        committed={name: fields for name, fields in committed.items() if name in changed},
+        created={
+            each.name: min(each.created_at, inventory.began_at)
+            for each in inventory.inventory.repositories
+            if each.created_at is not None and each.name in changed
+        },
+        still_held_at=past.still_held_at,
     )
-
-
-def _provenance(plan: Plan, mirror: str, run_id: str, clock: Clock) -> Provenance:
-    return Provenance(
-        mirror=mirror,
-        summary=plan.summary,
-        source_sha=plan.source_sha,
-        plan_hash=plan.plan_hash,
-        run_id=run_id,
-        # Locks, fetches and retries take their time.
-        fence=lambda: plan.check_age(clock()),
-    )
-
-
-def _beside(health: RegistryHealth, target: ReportTarget) -> Beside:
-    report = render_report(health, target.origin, target.style)
-    return Beside(target.path, partial(place_report, report))
 
 
 def _history(

@@ -566,6 +566,11 @@ class LoadedMirrors:
         )
 
 
+def sync_job_name(mirror: str) -> str:
+    """The name of the Dagster job that runs a mirror."""
+    return f"{mirror}_sync"
+
+
 def mirrors_folder(environ: Mapping[str, str]) -> Path:
     """The folder of mirror files: ECR_CATALOG_MIRRORS, or `mirrors/` in the working folder."""
     return Path(environ.get(MIRRORS_VARIABLE) or "mirrors").absolute()

@@ -13,12 +13,16 @@ import sys
 try:
     import click
 
-    from ecr_catalog_pipeline.cli import HELD, OK, plan_mirror, run
+    from ecr_catalog_pipeline.cli import run
+    from ecr_catalog_pipeline.commands.common import HELD, OK
+    from ecr_catalog_pipeline.commands.past import read_past_of
+    from ecr_catalog_pipeline.commands.run_once import run_once
     from ecr_catalog_pipeline.core.errors import SettingsError
     from ecr_catalog_pipeline.core.reconcile import State
-    from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
+    from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry, run_tick
     from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
     from ecr_catalog_pipeline.terminal import echo
+    from ecr_catalog_pipeline.wiring import adapters_of
 except ModuleNotFoundError as error:
     sys.exit(
         f"Error: this Python has no {error.name}. Install ecr-catalog-pipeline into it, or run "
@@ -52,14 +56,14 @@ def sync_ecr_catalog(region: str, name: str | None, *, dry_run: bool) -> int:
     mirror = _mirror_of(load_mirrors(mirrors_folder(os.environ)), region, name)
     echo(f"Reconciling the ECR catalog ({mirror.name}) with AWS ECR in {region}")
     if dry_run:
-        planned = plan_mirror(mirror)
+        past = read_past_of(mirror, os.environ)
+        planned = run_tick(mirror, adapters_of(mirror, os.environ), past, publishes=False).planned
         _print_states(planned)
         echo(f"Dry run: nothing was published. Plan: {planned.plan.summary}")
         return OK
-    from ecr_catalog_pipeline.once import run_once  # noqa: PLC0415 - takes seconds
-
     done = run_once(mirror, os.environ)
     planned, publication = done.planned, done.publication
+    assert publication
     _print_states(planned)
     if publication.outcome is Outcome.HELD:
         echo(f"Held, nothing was published: {'; '.join(planned.plan.reasons_held)}")

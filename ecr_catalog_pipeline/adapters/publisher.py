@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ecr_catalog_pipeline.core.health import Placement
-
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -31,33 +29,6 @@ class Provenance:
     plan_hash: str
     run_id: str
     fence: Callable[[], None] = field(default=lambda: None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """A second file of the same target, which goes along with the entity if it can.
-
-    Attributes:
-        place: what becomes of the file, given its content now; of None when there is no file.
-    """
-
-    path: str
-    place: Callable[[bytes | None], Placement]
-
-
-@dataclass(frozen=True, slots=True)
-class BesidePublished:
-    """What became of a second file.
-
-    Attributes:
-        commit: the one that wrote it; None when it stayed as it was.
-        problem: why it does not say what it should; empty when it does.
-        remediation: what to do about it.
-    """
-
-    commit: str | None = None
-    problem: str = ""
-    remediation: str = ""
 
 
 class Publisher(Protocol):
@@ -86,19 +57,3 @@ class Publisher(Protocol):
                 which it is unknown whether it was taken.
             TargetRefused: it does not let us write.
         """
-
-
-class PublisherBeside(Publisher, Protocol):
-    """A publication target that takes a second file in the same step.
-
-    Whatever is wrong with that file is told; the entity goes out all the same. Its lost races are
-    no failures: it is placed anew into what stands there by then.
-    """
-
-    def publish_with(
-        self, new: bytes, expected: str | None, provenance: Provenance, beside: Beside
-    ) -> tuple[str, BesidePublished]:
-        """Publish the entity, and a second file with it; raises what `publish` does."""
-
-    def publish_beside(self, provenance: Provenance, beside: Beside) -> BesidePublished:
-        """Publish the second file alone, unless it is up to date; raises what `publish` does."""

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -117,12 +117,6 @@ class RegistryHealth:
     slo_seconds: int
     as_of: datetime
 
-    def released(self, plan: Plan) -> RegistryHealth:
-        """What it is once someone has approved the plan that was held."""
-        return replace(
-            self, reasons_held=(), held_since=None, last_change=last_change(plan.content)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -195,6 +189,8 @@ def registry_health(
     title: str,
     registry: ReconciledRegistry,
     plan: Plan,
+    published: bool,
+    held: bool,
     published_change: datetime | None,
     parity: ParityState,
     held_since: datetime | None,
@@ -204,10 +200,10 @@ def registry_health(
     """Gather what the report says.
 
     Args:
-        published_change: when the content that is published before this plan last changed.
-        parity: what was measured before this run.
+        published, held: what became of the plan.
+        published_change: when the content that was published before the plan last changed.
+        parity: what was measured so far.
     """
-    publishes = not plan.unchanged and not plan.held
     owners = _by_owner(registry)
     in_states = {state: registry.in_state(state) for state in _NAMED}
     return RegistryHealth(
@@ -221,9 +217,9 @@ def registry_health(
         findings=_by_severity(registry.findings),
         owners=owners[:OWNERS_SHOWN],
         more_owners=len(owners[OWNERS_SHOWN:]),
-        reasons_held=plan.reasons_held if not plan.unchanged else (),
+        reasons_held=plan.reasons_held if held else (),
         held_since=held_since,
-        last_change=last_change(plan.content) if publishes else published_change,
+        last_change=last_change(plan.content) if published else published_change,
         day=figures_since(parity.hours, now - _DAY),
         week=figures_since(parity.hours, now - HISTORY),
         measured=parity.measured,

@@ -170,6 +170,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class ParityInput:
+    """What a run read and changes, passed on from the plan to whoever measures parity.
+
+    Attributes:
+        reads: the baseline of the next run, if this one leaves nothing held.
+        blob: of the governance file.
+        fingerprint: of the inventory.
+        differences: what the plan changes.
+        evidence: when that was asked for.
+    """
+
+    reads: Baseline
+    blob: str
+    fingerprint: str
+    differences: tuple[Difference, ...]
+    evidence: Evidence
+
+    def sources(self, digest: str) -> Sources:
+        """What the run compared, given the digest of what it left published."""
+        began_at = min(self.reads.governance_began_at, self.reads.inventory_began_at)
+        return Sources(self.blob, self.fingerprint, digest, began_at)
+
+
+@dataclass(frozen=True, slots=True)
 class MeasuredHour:
     """The times to parity of the changes that became visible within one hour.
 
@@ -304,6 +328,22 @@ def entry_changes(
             for changed_field in _changed_fields(old.get(name), new.get(name)):
                 changed[name][changed_field] = committed_at
     return dict(changed)
+
+
+def track(
+    state: ParityState, run: ParityInput, *, held: bool, published_at: datetime | None
+) -> ParityState:
+    """Take up what a run changed, and what it published.
+
+    Args:
+        published_at: None when the run wrote nothing.
+    """
+    state = record_changes(state, run.differences, run.evidence)
+    if held:
+        return state
+    if published_at:
+        state = mark_published(state, published_at)
+    return replace(state, baseline=run.reads)
 
 
 def record_changes(

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Thread
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -15,13 +15,14 @@ from dagster._core.storage.tags import RUN_KEY_TAG
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from ecr_catalog_pipeline.core.errors import CatalogError
-from ecr_catalog_pipeline.defs.assets import key_of
-from ecr_catalog_pipeline.defs.jobs import end_lost_runs, in_flight, sync_job_name
+from ecr_catalog_pipeline.defs.common import DATA_VERSION_TAG, key_of
+from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG
+from ecr_catalog_pipeline.defs.jobs import end_lost_runs, in_flight
 from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
-from ecr_catalog_pipeline.defs.parity import DATA_VERSION_TAG, STILL_HELD_TAG
-from ecr_catalog_pipeline.defs.resources import governance_key, registry_key
+from ecr_catalog_pipeline.defs.outside import ECR_REGISTRY, GOVERNANCE_FILE, observation
 from ecr_catalog_pipeline.mirroring import now_utc
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.settings import Mirror, sync_job_name
+from ecr_catalog_pipeline.wiring import Adapters
 
 CHANGE_SECONDS: Final = 10
 PAGE_SIZE: Final = 1_000
@@ -152,9 +153,10 @@ def _in_thread(look: Callable[[], Look]) -> Future[Look]:
     return future
 
 
-def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def change_sensor(
+    mirror: Mirror, adapters: Adapters, job: UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
     """Start a run as soon as the governance file or the registry has changed."""
-    repo, registry = governance_key(mirror), registry_key(mirror)
     looks = Looks()
 
     @dg.sensor(
@@ -162,7 +164,6 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
         job=job,
         minimum_interval_seconds=CHANGE_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={repo, registry},
         description="Has the governance file moved, has the ECR registry changed? Then a run at "
         "once.",
     )
@@ -174,9 +175,8 @@ def change_sensor(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Senso
         killed = end_lost_runs(context.instance, mirror.name)
         if in_flight(context.instance, mirror.name):
             return dg.SkipReason("a run of this mirror is queued or under way")
-        sources = getattr(context.resources, repo), getattr(context.resources, registry)
         try:
-            look = looks.take(lambda: _look(*sources))
+            look = looks.take(lambda: _look(adapters))
         except CatalogError as error:
             if looks.in_words:
                 context.log.warning("cannot look%s: %s", looks.in_words, error)
@@ -196,10 +196,10 @@ def _is_recent(before: Seen, now: datetime) -> bool:
     return timedelta() <= age < timedelta(seconds=before.pages)
 
 
-def _look(repo: Any, registry: Any) -> Look:
+def _look(adapters: Adapters) -> Look:
     began_at = now_utc()
-    blob = repo.read().blob
-    inventory = registry.read()
+    blob = adapters.governance.read().blob
+    inventory = adapters.registry.read()
     return Look(began_at, blob, inventory.fingerprint, len(inventory.repositories))
 
 
@@ -318,11 +318,7 @@ def _moved(mirror: Mirror, before: Seen, now: Seen) -> list[dg.AssetObservation]
     """Observations of the sources that changed, with their new data versions."""
     moved = []
     if before.blob != now.blob:
-        moved.append(_observation(mirror, "governance_file", now.blob))
+        moved.append(observation(mirror, GOVERNANCE_FILE, now.blob))
     if before.fingerprint != now.fingerprint:
-        moved.append(_observation(mirror, "ecr_registry", now.fingerprint))
+        moved.append(observation(mirror, ECR_REGISTRY, now.fingerprint))
     return moved
-
-
-def _observation(mirror: Mirror, name: str, data_version: str) -> dg.AssetObservation:
-    return dg.AssetObservation(key_of(mirror, name), tags={DATA_VERSION_TAG: data_version})

@@ -8,20 +8,17 @@ from datetime import datetime
 
 import dagster as dg
 
-from ecr_catalog_pipeline.adapters.catalog_repo import MAX_BYTES, Sprawl
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.findings import Severity
 from ecr_catalog_pipeline.core.last_good import age_in_words
 from ecr_catalog_pipeline.core.parity import Change, Verdict
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
-from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.defs import tables
-from ecr_catalog_pipeline.defs.last_good import LastGood
+from ecr_catalog_pipeline.defs.event_log import Published
 from ecr_catalog_pipeline.mirroring import GovernanceRead, Outcome, PlannedRegistry, Publication
 
 GOVERNANCE_FINDINGS = "governance_findings"
-NO_AD_HOC_ENTITIES = "no_ad_hoc_entities"
 NO_GHOSTS = "no_ghosts"
 NO_ORPHANS = "no_orphans"
 ENTITY_VALID = "entity_valid"
@@ -120,44 +117,6 @@ def governance_findings(read: GovernanceRead) -> dg.AssetCheckResult:
     )
 
 
-def no_ad_hoc_entities(sprawl: Sprawl, where: str) -> dg.AssetCheckResult:
-    """Warn of ECR entities that somebody declares by hand."""
-    found = f"{len(sprawl.found)} ad-hoc ECR entities" if sprawl.found else "no ad-hoc ECR entity"
-    waiting = f"; {sprawl.waiting} files are still to be inspected" if sprawl.waiting else ""
-    not_inspected = (
-        f"; {len(sprawl.uninspected)} files cannot be inspected, larger than {MAX_BYTES:,} bytes "
-        f"or not UTF-8: {', '.join(shortened(path) for path in sprawl.uninspected[:5])}"
-        if sprawl.uninspected
-        else ""
-    )
-    return dg.AssetCheckResult(
-        check_name=NO_AD_HOC_ENTITIES,
-        passed=not (sprawl.found or sprawl.waiting or sprawl.uninspected),
-        severity=dg.AssetCheckSeverity.WARN,
-        description=tables.words(
-            f"{found} in {sprawl.files} files of {where}{waiting}{not_inspected}"
-        ),
-        metadata={
-            "count": len(sprawl.found),
-            "files": sprawl.files,
-            "waiting": sprawl.waiting,
-            "uninspected": len(sprawl.uninspected),
-            "commit": sprawl.commit,
-            "entities": tables.ad_hoc_entities(sprawl.found),
-        },
-    )
-
-
-def sprawl_unknown(reason: str) -> dg.AssetCheckResult:
-    """Warn that the catalog repository could not be looked at."""
-    return dg.AssetCheckResult(
-        check_name=NO_AD_HOC_ENTITIES,
-        passed=False,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=tables.words(f"not known: {reason}"),
-    )
-
-
 def no_ghosts(planned: PlannedRegistry) -> dg.AssetCheckResult:
     """Warn of what is governed as existing and absent from AWS."""
     return _none_in_state(NO_GHOSTS, planned, State.GHOST)
@@ -224,13 +183,13 @@ def published_equals_desired(plan: Plan, publication: Publication) -> dg.AssetCh
     )
 
 
-def last_known_good(good: LastGood, now: datetime, reason: str | None) -> dg.AssetCheckResult:
+def last_known_good(good: Published, now: datetime, reason: str | None) -> dg.AssetCheckResult:
     """Say how old the last known good entity is, and why it is not newer.
 
     Args:
         reason: None when the last run could vouch for what is published.
     """
-    age = now - good.at if good.at else None
+    age = now - good.good_at if good.good_at else None
     words = f"{age_in_words(age)} old" if age is not None else "of unknown age"
     return dg.AssetCheckResult(
         check_name=LAST_KNOWN_GOOD,
@@ -240,7 +199,7 @@ def last_known_good(good: LastGood, now: datetime, reason: str | None) -> dg.Ass
         if reason
         else "the last run could vouch for what is published",
         metadata={
-            **({"last_good_at": dg.MetadataValue.timestamp(good.at)} if good.at else {}),
+            **({"last_good_at": dg.MetadataValue.timestamp(good.good_at)} if good.good_at else {}),
             **({"age": round(age.total_seconds(), 3)} if age is not None else {}),
             "digest": good.digest,
         },

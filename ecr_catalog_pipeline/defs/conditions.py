@@ -4,27 +4,26 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
-
-# The public API knows the latest row of a check only, whether or not it was evaluated yet.
-from dagster._core.storage.asset_check_execution_record import (
-    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-    AssetCheckExecutionRecord,
-    AssetCheckExecutionRecordStatus,
-)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from ecr_catalog_pipeline.core.alerts import Condition, Signal
 from ecr_catalog_pipeline.core.parity import Sources
 from ecr_catalog_pipeline.defs import checks
-from ecr_catalog_pipeline.defs.assets import key_of
-from ecr_catalog_pipeline.defs.failed_runs import ENDED, began_at, failed_steps
-from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
+from ecr_catalog_pipeline.defs.common import key_of
+from ecr_catalog_pipeline.defs.event_log import (
+    began_at,
+    ended_runs,
+    evaluated_checks,
+    failed_steps,
+    read_parity,
+    read_published,
+)
+from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT
 from ecr_catalog_pipeline.defs.kept import text_of
-from ecr_catalog_pipeline.defs.last_good import CONTENT_DIGEST
-from ecr_catalog_pipeline.defs.parity import latest_state
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 
 HUNG_AFTER: Final = timedelta(seconds=100)
 QUEUED_AFTER: Final = timedelta(seconds=60)
@@ -32,10 +31,12 @@ LOOK_BACK: Final = 30
 UI_VARIABLE: Final = "ECR_CATALOG_UI_URL"
 DEFAULT_UI: Final = "http://127.0.0.1:3000"
 
-_STEP_SIGNALS: Final = {
-    "governance_catalog": Signal.GOVERNANCE_REFUSED,
-    "ecr_inventory": Signal.INVENTORY_FAILED,
+_SIGNAL_OF: Final = {
+    "GovernanceRefused": Signal.GOVERNANCE_REFUSED,
+    "GovernanceUnavailable": Signal.GOVERNANCE_REFUSED,
+    "InventoryFailed": Signal.INVENTORY_FAILED,
 }
+"""By the kind of the error; every other one is a run that failed."""
 _NOT_STARTED: Final = frozenset(
     {
         dg.DagsterRunStatus.QUEUED,
@@ -76,15 +77,11 @@ class Known:
 def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Known:
     """Read the last runs, the last checks and the last publication of a mirror."""
     conditions = {each.signal: each for each in _conditions(instance, mirror, now)}
-    event = instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
-    materialization = event.asset_materialization if event else None
-    metadata: Mapping[str, Any] = materialization.metadata if materialization else {}
-    published = event and text_of(metadata, "outcome") == "published"
-    state = latest_state(instance, mirror)
+    published, state = read_published(instance, mirror), read_parity(instance, mirror)
     return Known(
         conditions=conditions,
-        published_digest=text_of(metadata, CONTENT_DIGEST),
-        published_at=datetime.fromtimestamp(event.timestamp, UTC) if event and published else None,
+        published_digest=published.digest or None,
+        published_at=published.at,
         verified_at=state.verified_at,
         sources=state.sources,
         link=link_of(mirror),
@@ -103,7 +100,7 @@ def _conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> 
     )
     # What is planned, queued or under way changes nothing: the last run that ended counts.
     yield from _failed_checks(instance, mirror)
-    ended = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=ENDED), limit=LOOK_BACK)
+    ended = ended_runs(instance, mirror, LOOK_BACK)
     if not ended or ended[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
         return
     since = now
@@ -147,10 +144,10 @@ def _failed(instance: dg.DagsterInstance, run_id: str, since: datetime) -> Itera
         yield _hung(run_id, since)
     for step in steps:
         yield Condition(
-            _STEP_SIGNALS.get(step.asset, Signal.RUN_FAILED),
+            _SIGNAL_OF.get(step.kind, Signal.RUN_FAILED),
             since,
             f"{step.asset}: {step.cause}",
-            "The last good entity stays. Fix the cause; the next run recovers by itself.",
+            step.remediation or "Read the log of the run for what its step met.",
             f"{_ui()}/runs/{run_id}",
         )
 
@@ -167,7 +164,7 @@ def _hung(run_id: str, since: datetime) -> Condition:
 
 def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Condition]:
     failed = []
-    for key, record in _evaluated(instance, mirror).items():
+    for key, record in evaluated_checks(instance, _alerting_checks(mirror)).items():
         evaluation = record.evaluation
         if record.status is not AssetCheckExecutionRecordStatus.FAILED or evaluation is None:
             continue
@@ -206,21 +203,8 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
         )
 
 
-def _evaluated(
-    instance: dg.DagsterInstance, mirror: Mirror
-) -> dict[dg.AssetCheckKey, AssetCheckExecutionRecord]:
-    """The last evaluation of each check; a run that is under way has only planned its own."""
-    keys = [dg.AssetCheckKey(key_of(mirror, asset), name) for asset, name in _ALERTING_CHECKS]
-    storage = instance.event_log_storage
-    found = dict(storage.get_latest_asset_check_execution_by_key(keys))
-    for key, record in list(found.items()):
-        if record.status not in COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES:
-            del found[key]
-            for evaluated in storage.get_asset_check_execution_history(
-                key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
-            ):
-                found[key] = evaluated
-    return found
+def _alerting_checks(mirror: Mirror) -> list[dg.AssetCheckKey]:
+    return [dg.AssetCheckKey(key_of(mirror, asset), name) for asset, name in _ALERTING_CHECKS]
 
 
 def _ui() -> str:

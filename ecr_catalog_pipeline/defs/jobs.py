@@ -15,7 +15,7 @@ from dagster._core.executor.in_process import InProcessExecutor
 from pydantic import TypeAdapter, ValidationError
 
 from ecr_catalog_pipeline.adapters.process import ProcessIdentity, is_gone, this_process
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 
 MIRROR_TAG: Final = "ecr_catalog/mirror"
 PROCESS_TAG: Final = "ecr_catalog/process"
@@ -71,11 +71,6 @@ def sync_job(mirror: Mirror, assets: list[dg.AssetsDefinition]) -> UnresolvedAss
         run_tags={MIRROR_TAG: mirror.name, "dagster/max_runtime": str(MAX_RUN_SECONDS)},
         executor_def=_recording_executor,
     )
-
-
-def sync_job_name(mirror: str) -> str:
-    """The name of a mirror's job."""
-    return f"{mirror}_sync"
 
 
 def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:

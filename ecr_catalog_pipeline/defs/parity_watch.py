@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import dagster as dg
 from pydantic import TypeAdapter
 
+from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.core.alerts import (
     STOPS_PUBLISHING,
@@ -26,15 +27,14 @@ from ecr_catalog_pipeline.core.alerts import (
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
-from ecr_catalog_pipeline.defs.assets import key_of
+from ecr_catalog_pipeline.defs.common import key_of
 from ecr_catalog_pipeline.defs.conditions import Known, link_of, read_conditions
+from ecr_catalog_pipeline.defs.event_log import last_look_that_found, read_published
 from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
-from ecr_catalog_pipeline.defs.last_good import read_last_good
-from ecr_catalog_pipeline.defs.looks import last_look_that_found
-from ecr_catalog_pipeline.defs.parity import served_observation
-from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key
+from ecr_catalog_pipeline.defs.outside import ABSENT, served_observation
 from ecr_catalog_pipeline.mirroring import now_utc
 from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.wiring import Adapters
 
 # The daemon looks every 5 s whether a sensor is due: 9 makes it every 10.
 WATCH_SECONDS: Final = 9
@@ -67,19 +67,19 @@ WATCHED_VERSION: Final = 1
 _OF_BACKSTAGE: Final = frozenset({Signal.BACKSTAGE_UNREACHABLE, Signal.BACKSTAGE_DIFFERS})
 
 
-def parity_watch(mirror: Mirror, *, settings_refused: bool = False) -> dg.SensorDefinition:
+def parity_watch(
+    mirror: Mirror, adapters: Adapters, *, settings_refused: bool = False
+) -> dg.SensorDefinition:
     """Tell people when something begins to be wrong, and when it ends.
 
     Args:
         settings_refused: no run comes any more, which has an alert of its own.
     """
-    backstage = backstage_key(mirror)
 
     @dg.sensor(
         name=f"{mirror.name}_parity_watch",
         minimum_interval_seconds=WATCH_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={backstage, NOTIFIER},
         description="One alert when something begins to be wrong, one when it ends: failed or "
         "hung runs, refused governance, failed inventory, held plans, failed checks, Backstage.",
     )
@@ -89,15 +89,15 @@ def parity_watch(mirror: Mirror, *, settings_refused: bool = False) -> dg.Sensor
         if kept.problem:
             context.log.warning("the cursor %s: that part starts afresh", kept.problem)
         before = _trusted(kept.value or Watched(), now)
-        seen = _see(context, mirror, getattr(context.resources, backstage), before, now)
+        seen = _see(context, mirror, adapters.backstage, before, now)
         conditions, unseen = dict(seen.conditions), set(seen.unseen)
         if settings_refused:
             unseen.add(Signal.PARITY_STALE)
         elif Signal.PARITY_STALE not in unseen:
             conditions.update(_stale(mirror, seen.after, now))
         raised = advance(before.raised, conditions, now, unseen)
-        raised, sent = _tell(context, mirror, raised, seen.after.verified_at)
-        heard = context.resources.notifier.is_heard
+        raised, sent = _tell(context, mirror, adapters.notifier, raised, seen.after.verified_at)
+        heard = adapters.notifier.is_heard
         problem = f"; the cursor {kept.problem}, that part starts afresh" if kept.problem else ""
         return dg.SensorResult(
             asset_events=seen.events,
@@ -126,7 +126,7 @@ class _Seen:
 def _see(
     context: dg.SensorEvaluationContext,
     mirror: Mirror,
-    backstage: Any,
+    backstage: BackstageCatalog | None,
     before: Watched,
     now: datetime,
 ) -> _Seen:
@@ -230,7 +230,9 @@ class _Look:
     matched: str = ""
 
 
-def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: datetime) -> _Look:
+def _look(
+    mirror: Mirror, backstage: BackstageCatalog | None, known: Known, before: Watched, now: datetime
+) -> _Look:
     """Ask Backstage once; note in the lineage when it serves something else than before."""
     if backstage is None or known.published_digest is None:
         return _Look({}, [], before.served)
@@ -246,7 +248,7 @@ def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: da
         )
         return _Look({condition.signal: condition}, [], before.served)
     verdict = judge(known.published_digest, served)
-    digest = verdict.served or "absent"
+    digest = verdict.served or ABSENT
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
         return _Look({}, events, digest, digest)
@@ -280,7 +282,7 @@ def _kept(
     if why == before.kept_because and told_at and now - told_at < TELL_AGE_EVERY:
         return before, []
     key = key_of(mirror, "published_entity")
-    result = checks.last_known_good(read_last_good(instance, key), now, why)
+    result = checks.last_known_good(read_published(instance, mirror), now, why)
     evaluation = dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=checks.LAST_KNOWN_GOOD,
@@ -323,11 +325,11 @@ def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
 def _tell(
     context: dg.SensorEvaluationContext,
     mirror: Mirror,
+    notifier: Notifier,
     raised: dict[Signal, Raised],
     verified_at: datetime | None,
 ) -> tuple[dict[Signal, Raised], list[Alert]]:
     """Send what is due; what does not arrive stays due."""
-    notifier: Notifier = context.resources.notifier
     last_good = f"parity verified {verified_at:%Y-%m-%d %H:%M:%S} UTC" if verified_at else "none"
     sent = []
     for signal in due(raised):
@@ -353,4 +355,4 @@ def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -
     """What the tick says in the UI."""
     wrong = ", ".join(raised) or "all is well"
     told_now = f"; told: {', '.join(alert.title for alert in sent)}" if sent else ""
-    return wrong + told_now + ("" if heard else "; nobody is listening, no alert URL is set")
+    return wrong + told_now + ("" if heard else "; alerts only go to the log: no alert URL is set")

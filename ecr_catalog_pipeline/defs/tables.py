@@ -15,7 +15,6 @@ from ecr_catalog_pipeline.core.findings import Finding
 from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
-from ecr_catalog_pipeline.core.sprawl import AdHocEntity
 from ecr_catalog_pipeline.core.text import inert, shortened, visible
 
 MAX_ROWS: Final = 500
@@ -33,7 +32,7 @@ def words(text: str) -> str:
 def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
     """One row a repository, in the order given."""
     columns = [field.name for field in fields(ReconciledRepository)]
-    return _table(columns, (asdict(row) for row in rows))
+    return table(columns, (asdict(row) for row in rows))
 
 
 def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
@@ -41,24 +40,12 @@ def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
     order = {severity: place for place, severity in enumerate(("error", "warning", "info"))}
     ranked = sorted(rows, key=lambda row: order[row.severity])
     columns = ["severity", "rule", "repository", "message", "remediation"]
-    return _table(columns, (asdict(row) for row in ranked))
-
-
-def ad_hoc_entities(rows: Iterable[tuple[str, AdHocEntity]]) -> dg.TableMetadataValue:
-    """One row an ad-hoc ECR entity, in the order given."""
-    columns = ["file", "line", "name", "type"]
-    return _table(
-        columns,
-        (
-            {"file": path, "line": row.line, "name": row.name, "type": row.type}
-            for path, row in rows
-        ),
-    )
+    return table(columns, (asdict(row) for row in ranked))
 
 
 def changes(plan_changes: Changes) -> dg.TableMetadataValue:
     """One row a change."""
-    return _table(["change", "repository"], _change_rows(plan_changes), whole=("repository",))
+    return table(["change", "repository"], _change_rows(plan_changes), whole=("repository",))
 
 
 def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
@@ -67,7 +54,7 @@ def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
         *("repository", "field", "old", "new"),
         *("asked", "basis", "published", "visible", "seconds", "not counted"),
     ]
-    return _table(
+    return table(
         columns,
         (
             {
@@ -132,9 +119,10 @@ def _moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}" if at else ""
 
 
-def _table(
+def table(
     columns: list[str], rows: Iterable[dict[str, Any]], *, whole: Collection[str] = ()
 ) -> dg.TableMetadataValue:
+    """The first MAX_ROWS rows, their long cells cut but for those of the whole columns."""
     records = [
         dg.TableRecord(
             {

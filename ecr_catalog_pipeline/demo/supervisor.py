@@ -24,7 +24,7 @@ from requests import RequestException  # noqa: TID251 - what Dagster's client ra
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.defs.conditions import UI_VARIABLE
 from ecr_catalog_pipeline.defs.instance import kept_instance
-from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, sync_job_name
+from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT
 from ecr_catalog_pipeline.demo.backstage_server import backstage_beside
 from ecr_catalog_pipeline.demo.ecr_server import running_ecr
 from ecr_catalog_pipeline.demo.world import (
@@ -34,7 +34,7 @@ from ecr_catalog_pipeline.demo.world import (
     demo_world,
     share_token,
 )
-from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120

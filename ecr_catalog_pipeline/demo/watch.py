@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.core.entity import read_published
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.demo import world as worlds
 from ecr_catalog_pipeline.demo.world import DemoWorld
-from ecr_catalog_pipeline.settings import Mirror, cache_folder
+from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.wiring import adapters_of
 
 POLL_SECONDS: Final = 0.25
 
@@ -23,8 +23,8 @@ def watch_change(mirror: Mirror, world: DemoWorld, name: str, seconds: int) -> I
     Raises:
         CatalogError: a stage was not passed in time.
     """
-    publisher = wiring.publisher(mirror, cache_folder(os.environ))
-    backstage = wiring.backstage(mirror)
+    adapters = adapters_of(mirror, os.environ)
+    publisher, backstage = adapters.publisher, adapters.backstage
     client = worlds.ecr_client(world)
     pages = client.get_paginator("describe_repositories").paginate()
     present = {each["repositoryName"] for page in pages for each in page["repositories"]}

@@ -18,10 +18,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline import mirroring, wiring
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.mirroring import PlannedRegistry
 from ecr_catalog_pipeline.settings import load_mirrors
+from ecr_catalog_pipeline.wiring import adapters_of
 
 SECONDS: Final = 60
 """How long an answer of a process is waited for."""
@@ -33,7 +34,6 @@ _FORKED.set_forkserver_preload(
         "ecr_catalog_pipeline.mirroring",
         "ecr_catalog_pipeline.wiring",
         "ecr_catalog_pipeline.adapters.publish_s3",
-        "ecr_catalog_pipeline.defs.resources",
     ]
 )
 
@@ -121,8 +121,7 @@ def run_process(mirrors: Path, name: str, cache: Path) -> Iterator[RunProcess]:
 
 def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
     mirror = load_mirrors(mirrors).get(name)
-    repo, registry = wiring.governance_repo(mirror, cache), wiring.ecr_registry(mirror)
-    publisher = wiring.publisher(mirror, cache)
+    adapters = adapters_of(mirror, {"ECR_CATALOG_CACHE": str(cache)})
     planned: PlannedRegistry | None = None
     pipe.send(Came("ready"))
     while True:
@@ -133,14 +132,14 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
         ahead = told.ahead
         try:
             if told.step != "publish":
-                governance = mirroring.read_governance(repo, mirror.governance.path)
-                inventory = mirroring.read_inventory(registry)
+                governance = mirroring.read_governance(adapters.governance, mirror.governance.path)
+                inventory = mirroring.read_inventory(adapters.registry)
                 planned = mirroring.plan_publication(
                     mirror,
+                    adapters,
                     governance,
                     inventory,
-                    ecr=registry,
-                    publisher=publisher,
+                    mirroring.Past(),
                     clock=lambda: mirroring.now_utc() + ahead,  # noqa: B023 - called in this turn
                 )
             assert planned is not None
@@ -149,8 +148,8 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
                 pipe.send(Came("planned", content=plan.content, plan_hash=plan.plan_hash))
                 continue
             publication = mirroring.publish(
-                publisher,
-                plan,
+                adapters.publisher,
+                planned,
                 mirror=name,
                 run_id=str(os.getpid()),
                 approve=told.approve,

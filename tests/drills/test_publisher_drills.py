@@ -26,7 +26,6 @@ import dagster as dg
 import pytest
 from filelock import FileLock
 
-from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.adapters import aws, git_clone, git_command, publish_file
 from ecr_catalog_pipeline.core.entity import read_published
 from ecr_catalog_pipeline.core.errors import (
@@ -178,7 +177,7 @@ def assert_told(world: World, met: Met, kind: type[CatalogError], *words: str) -
     assert met.failure is not None, met.words
     error = met.failure.__cause__
     assert isinstance(error, kind), met.words
-    assert wiring.publisher(world.mirror, world.cache).where in error.problem
+    assert world.adapters.publisher.where in error.problem
     for word in words:
         assert word in error.problem
     assert error.remediation

@@ -15,7 +15,8 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from ecr_catalog_pipeline.core.parity import Basis
 from ecr_catalog_pipeline.defs import change_sensor
-from ecr_catalog_pipeline.defs.parity import DATA_VERSION_TAG, STILL_HELD_TAG, latest_state
+from ecr_catalog_pipeline.defs.common import DATA_VERSION_TAG
+from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG, read_parity
 from tests.fakes.aws import Fault
 from tests.integration.worlds import MIRROR, QUIET, FileTarget, World, a_world
 
@@ -337,7 +338,7 @@ def test_a_deletion_is_measured_from_the_last_look_that_still_saw_it(
     job.execute_in_process(run_config=QUIET, instance=world.instance, tags=dict(request.tags))
 
     (change,) = [
-        each for each in latest_state(world.instance, world.mirror).recent if each.old == "live"
+        each for each in read_parity(world.instance, world.mirror).recent if each.old == "live"
     ]
     assert change.basis is Basis.LAST_LISTING
     assert change.asked_at is not None

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 from dagster._cli import cli as dagster_cli
 
+from ecr_catalog_pipeline.commands.run_once import run_once
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.demo.supervisor import prepare_instance
-from ecr_catalog_pipeline.once import run_once
 from tests.drills.test_publisher_drills import tiny_disks
 from tests.integration.worlds import MIRROR, FileTarget, World, a_world
 
@@ -58,6 +58,7 @@ def sync(world: World, home: Path) -> tuple[str, list[str]]:
     environ = {**world.environ(home.parent / "user"), "DAGSTER_HOME": str(home)}
     del environ["ECR_CATALOG_CACHE"]
     done = run_once(world.mirror, environ, warn=warnings.append)
+    assert done.publication
     return done.publication.outcome.value, warnings
 
 

@@ -9,7 +9,6 @@ from typing import Final
 
 import pytest
 
-from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.demo.world import token_file
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.commands import command_in
@@ -35,7 +34,7 @@ def a_demo(folder: Path, url: str, name: str = "demo") -> Iterator[World]:
 
 def sent(world: World, fake: FakeBackstage) -> str | None:
     """The authorization that a call of the mirror's Backstage carries."""
-    backstage = wiring.backstage(world.mirror)
+    backstage = world.adapters.backstage
     assert backstage
     backstage.entity("default", "anything")
     return fake.asked[-1].authorization

@@ -46,13 +46,13 @@ from pydantic_core import PydanticUndefined
 from sqlalchemy import create_engine
 
 from ecr_catalog_pipeline.cli import cli
+from ecr_catalog_pipeline.commands.schema import governance_schema
 from ecr_catalog_pipeline.core.alerts import Signal
 from ecr_catalog_pipeline.core.governance import ENTRY_KEYS, ROOT_KEYS, parse_governance
 from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs.housekeeping import HOUSEKEEPING, HousekeepingConfig
 from ecr_catalog_pipeline.demo.world import FIRST_REPOSITORIES
-from ecr_catalog_pipeline.schemas import governance_schema
+from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING, HousekeepingConfig
 from ecr_catalog_pipeline.settings import (
     FileTarget,
     GitTarget,

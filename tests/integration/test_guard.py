@@ -16,8 +16,8 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from ecr_catalog_pipeline.catalog_files import MAX_BYTES
 from ecr_catalog_pipeline.core.text import visible
+from ecr_catalog_pipeline.sprawl.catalog_files import MAX_BYTES
 from tests.integration.commands import Command, command_in
 
 ROOT: Final = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from ecr_catalog_pipeline.core.health import (
 )
 from ecr_catalog_pipeline.core.parity import ParityState
 from ecr_catalog_pipeline.core.plan import Plan
-from ecr_catalog_pipeline.defs.parity import latest_state
+from ecr_catalog_pipeline.defs.event_log import read_parity
 from ecr_catalog_pipeline.mirroring import Outcome, Publication, ReportTarget
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Fault
@@ -254,7 +254,7 @@ def test_nine_days_of_ticks_renew_nothing_but_what_leaves_its_window(
     settle(world)
     world.have("team/new")
     settle(world)
-    measured = latest_state(world.instance, world.mirror)
+    measured = read_parity(world.instance, world.mirror)
     assert measured.measured == 1
     publisher = wiring.publisher(world.mirror, world.cache)
     assert isinstance(publisher, GitPublisher)

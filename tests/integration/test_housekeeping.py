@@ -24,9 +24,11 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
-from ecr_catalog_pipeline.adapters.dagster_history import KEPT_ENDED_RUNS, KEPT_OBSERVATIONS
 from ecr_catalog_pipeline.defs.conditions import read_conditions
-from ecr_catalog_pipeline.defs.housekeeping import (
+from ecr_catalog_pipeline.defs.event_log import read_parity
+from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
+from ecr_catalog_pipeline.housekeeping.history import KEPT_ENDED_RUNS, KEPT_OBSERVATIONS
+from ecr_catalog_pipeline.housekeeping.job import (
     HOUSEKEEPING,
     HOUSEKEEPING_TAG,
     LOCATION_TAG,
@@ -35,8 +37,6 @@ from ecr_catalog_pipeline.defs.housekeeping import (
     Kept,
     keep_house,
 )
-from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
-from ecr_catalog_pipeline.defs.parity import latest_state
 from tests.fakes.aws import FakeAws, Fault
 from tests.integration.postgres import Postgres, a_postgres, postgres_program
 from tests.integration.worlds import MIRROR, QUIET, FileTarget, World
@@ -176,7 +176,7 @@ class History:
         known = read_conditions(self.instance, mirror, datetime(2030, 1, 1, tzinfo=UTC))
         latest = self.events.get_latest_asset_check_execution_by_key(checks)
         return (
-            latest_state(self.instance, mirror),
+            read_parity(self.instance, mirror),
             known.published_digest,
             known.published_at,
             known.verified_at,

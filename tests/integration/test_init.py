@@ -23,8 +23,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecr_catalog_pipeline.commands.init import mirror_text, scalar
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, as_written, parse_documents
-from ecr_catalog_pipeline.init import mirror_text, scalar
 from ecr_catalog_pipeline.settings import FileTarget, GitTarget, load_mirror
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage

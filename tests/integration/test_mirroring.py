@@ -16,8 +16,7 @@ from typing import Final
 import dagster as dg
 import pytest
 
-from ecr_catalog_pipeline import mirroring, wiring
-from ecr_catalog_pipeline.adapters.publisher import Publisher
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
 from tests.drills.s3_faults import Broken, S3Faults
@@ -413,14 +412,13 @@ def test_others_may_commit_beside_the_entity_while_it_is_published(tmp_path: Pat
 def test_a_plan_older_than_90_seconds_is_never_published(file_world: World) -> None:
     world = file_world
     world.have(*SIX)
-    mirror = world.mirror
-    publisher = wiring.publisher(mirror, world.cache)
+    publisher = world.adapters.publisher
     began = datetime.now(UTC)
-    planned = planned_at(world, publisher, began)
+    planned = planned_at(world, began)
 
     def publish(after: timedelta) -> Outcome:
         return mirroring.publish(
-            publisher, planned.plan, mirror="m", run_id="r", clock=lambda: began + after
+            publisher, planned, mirror="m", run_id="r", clock=lambda: began + after
         ).outcome
 
     with pytest.raises(StalePlan, match="91 s ago"):
@@ -434,27 +432,26 @@ def test_a_plan_that_grows_too_old_on_the_way_to_the_target_is_not_written(
 ) -> None:
     world = file_world
     world.have(*SIX)
-    publisher = wiring.publisher(world.mirror, world.cache)
+    publisher = world.adapters.publisher
     began = datetime.now(UTC)
-    planned = planned_at(world, publisher, began)
+    planned = planned_at(world, began)
     # In time when the publication begins, too late when its turn at the target has come.
     times = iter([timedelta(seconds=89), timedelta(seconds=91)])
 
     with pytest.raises(StalePlan, match="91 s ago"):
         mirroring.publish(
-            publisher, planned.plan, mirror="m", run_id="r", clock=lambda: began + next(times)
+            publisher, planned, mirror="m", run_id="r", clock=lambda: began + next(times)
         )
     assert world.content is None
 
 
-def planned_at(world: World, publisher: Publisher, began: datetime) -> PlannedRegistry:
-    mirror = world.mirror
-    governance = mirroring.read_governance(
-        wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, lambda: began
+def planned_at(world: World, began: datetime) -> PlannedRegistry:
+    adapters = world.adapters
+    governance = mirroring.read_governance(adapters.governance, GOVERNANCE_PATH, lambda: began)
+    inventory = mirroring.read_inventory(adapters.registry, lambda: began + timedelta(seconds=30))
+    return mirroring.plan_publication(
+        world.mirror, adapters, governance, inventory, mirroring.Past()
     )
-    ecr = wiring.ecr_registry(mirror)
-    inventory = mirroring.read_inventory(ecr, lambda: began + timedelta(seconds=30))
-    return mirroring.plan_publication(mirror, governance, inventory, ecr=ecr, publisher=publisher)
 
 
 def test_a_run_that_resumes_an_old_plan_fails(file_world: World) -> None:

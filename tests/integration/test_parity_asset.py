@@ -14,12 +14,12 @@ from typing import Any, Final, Self
 import dagster as dg
 import pytest
 
-from ecr_catalog_pipeline import mirroring, wiring
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import PING_URL_VARIABLE, Notifier
 from ecr_catalog_pipeline.core.errors import GovernanceUnavailable
 from ecr_catalog_pipeline.core.parity import Basis, Change, judge
-from ecr_catalog_pipeline.defs.parity import latest_state, served_observation
-from ecr_catalog_pipeline.defs.resources import NOTIFIER, governance_key
+from ecr_catalog_pipeline.defs.event_log import read_parity
+from ecr_catalog_pipeline.defs.outside import served_observation
 from tests.fakes.aws import FakeAws
 from tests.fakes.backstage import FakeBackstage, Fault
 from tests.integration.worlds import MIRROR, FileTarget, Synced, World, a_world
@@ -75,7 +75,7 @@ def rows(run: Synced) -> list[dict[str, Any]]:
 
 
 def recent(world: World, name: str = NEW) -> list[Change]:
-    state = latest_state(world.instance, world.mirror)
+    state = read_parity(world.instance, world.mirror)
     return [change for change in state.recent if change.repository == name]
 
 
@@ -131,7 +131,7 @@ def test_a_repository_that_was_governed_before_is_measured_from_its_creation(
 
 
 def test_a_late_push_is_measured_from_the_last_read_that_lacked_it(world: World) -> None:
-    state = latest_state(world.instance, world.mirror)
+    state = read_parity(world.instance, world.mirror)
     world.govern(NEW, status="pending")
     late = "2026-01-09T12:00:00+00:00"
     environment = {"GIT_COMMITTER_DATE": late, "GIT_AUTHOR_DATE": late}
@@ -148,7 +148,7 @@ def test_a_late_push_is_measured_from_the_last_read_that_lacked_it(world: World)
 def test_a_deletion_is_measured_from_the_last_listing_and_labelled_an_upper_bound(
     world: World,
 ) -> None:
-    state = latest_state(world.instance, world.mirror)
+    state = read_parity(world.instance, world.mirror)
     world.fake.delete(NAMES[0])
 
     run = world.sync()
@@ -218,7 +218,7 @@ def test_a_change_later_than_the_slo_fails_its_check_and_is_named(
     source, backstage.source = backstage.source, lambda: None
     world.have(NEW)
     world.sync()
-    (change,) = latest_state(world.instance, world.mirror).open
+    (change,) = read_parity(world.instance, world.mirror).open
     assert change.asked_at is not None
     while datetime.now(UTC) - change.asked_at <= timedelta(seconds=1):
         backstage.reread()
@@ -282,7 +282,7 @@ def test_what_the_watch_saw_in_between_closes_the_change_at_that_time(
     assert change.visible_at is not None
     assert change.published_at is not None
     assert change.published_at <= change.visible_at <= seen_by
-    state = latest_state(world.instance, world.mirror)
+    state = read_parity(world.instance, world.mirror)
     assert state.verified_at is not None
     assert state.verified_at > seen_by, "this run verified parity, whoever saw the change first"
     assert run.checks["parity_is_fresh"]
@@ -404,13 +404,13 @@ def test_held_changes_keep_their_time_until_they_are_approved(world: World) -> N
     for name in NAMES[1:]:
         world.fake.delete(name)
     held = world.sync()
-    asked = {each.key: each.asked_at for each in latest_state(world.instance, world.mirror).open}
+    asked = {each.key: each.asked_at for each in read_parity(world.instance, world.mirror).open}
     world.sync()
 
     run = world.sync(approve=held.planned.plan.plan_hash)
 
     assert shown(run)["changes_closed"] == 3
-    closed = latest_state(world.instance, world.mirror).recent[:3]
+    closed = read_parity(world.instance, world.mirror).recent[:3]
     assert {each.key: each.asked_at for each in closed} == asked
 
 
@@ -458,7 +458,7 @@ def test_without_backstage_a_held_plan_is_said_to_be_held(alone: World) -> None:
 def test_a_change_whose_history_cannot_be_read_is_not_lost(world: World) -> None:
     class WithoutHistory:
         def __init__(self) -> None:
-            self._repo = wiring.governance_repo(world.mirror, world.cache)
+            self._repo = world.adapters.governance
 
         def read(self) -> Any:
             return self._repo.read()
@@ -469,7 +469,7 @@ def test_a_change_whose_history_cannot_be_read_is_not_lost(world: World) -> None
     world.have(NEW)
 
     with suppress(dg.Failure):
-        world.sync(overrides={governance_key(world.mirror): WithoutHistory()})
+        world.sync(overrides={"governance": WithoutHistory()})
     assert NEW in world.listed
     world.sync()
 
@@ -517,7 +517,7 @@ def test_the_ping_url_is_fetched_after_each_verified_parity_only(
     world: World, backstage: FakeBackstage
 ) -> None:
     with Switch() as switch:
-        overrides = {NOTIFIER: switch.notifier}
+        overrides = {"notifier": switch.notifier}
         world.sync(overrides=overrides)
         world.sync(overrides=overrides)
         assert switch.fetched == ["/s3cr3t-check"] * 2
@@ -540,8 +540,8 @@ def test_a_ping_that_fails_fails_no_run_and_tells_no_secret(
     with Switch() as switch:
         switch.status = 500
         notifier = switch.notifier
-        assert shown(world.sync(overrides={NOTIFIER: notifier}))["in_parity"] is True
-    run = world.sync(overrides={NOTIFIER: notifier})
+        assert shown(world.sync(overrides={"notifier": notifier}))["in_parity"] is True
+    run = world.sync(overrides={"notifier": notifier})
 
     assert shown(run)["in_parity"] is True
     assert PING_URL_VARIABLE in caplog.text
@@ -552,4 +552,4 @@ def test_the_asset_says_when_nobody_listens(world: World) -> None:
     listens = Notifier({"ECR_CATALOG_ALERT_URLS": "json://127.0.0.1:9"})
 
     assert "nobody is listening" in shown(world.sync())["alerts"]
-    assert "nobody" not in shown(world.sync(overrides={NOTIFIER: listens}))["alerts"]
+    assert "nobody" not in shown(world.sync(overrides={"notifier": listens}))["alerts"]

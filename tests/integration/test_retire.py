@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pytest
 
-from ecr_catalog_pipeline.catalog_files import read_catalog, replace_files
-from ecr_catalog_pipeline.core.sprawl import CatalogUnavailable
+from ecr_catalog_pipeline.sprawl.ad_hoc import CatalogUnavailable
+from ecr_catalog_pipeline.sprawl.catalog_files import read_catalog, replace_files
 from tests.fakes.aws import Fault
 from tests.integration.commands import Command, command_in
 from tests.integration.worlds import FileTarget, World, a_world

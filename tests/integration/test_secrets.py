@@ -35,7 +35,6 @@ from cryptography.x509.oid import NameOID
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs.resources import NOTIFIER
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Answer, FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
@@ -607,7 +606,7 @@ def test_no_run_and_no_alert_holds_a_secret(
 ) -> None:
     aws, world = everything.world.fake, everything.world
     watch = Watch(everything)
-    told = {NOTIFIER: Notifier(everything.secrets)}
+    told = {"notifier": Notifier(everything.secrets)}
 
     world.sync(overrides=told)
     watch.look()

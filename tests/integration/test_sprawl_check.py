@@ -10,12 +10,12 @@ from typing import Any, Final
 import dagster as dg
 import pytest
 
-from ecr_catalog_pipeline.adapters.catalog_repo import CatalogRepo
 from ecr_catalog_pipeline.core.errors import SettingsError
-from ecr_catalog_pipeline.core.sprawl import CatalogUnavailable
 from ecr_catalog_pipeline.core.text import inert, visible
 from ecr_catalog_pipeline.defs.conditions import read_conditions
 from ecr_catalog_pipeline.settings import load_mirror
+from ecr_catalog_pipeline.sprawl.ad_hoc import CatalogUnavailable
+from ecr_catalog_pipeline.sprawl.catalog_repo import CatalogRepo
 from tests.fakes.aws import Fault
 from tests.integration.conftest import FILE, NOON, SUBMODULE, SYMLINK, Entry, Repository
 from tests.integration.worlds import QUIET, FileTarget, World, a_world
@@ -126,7 +126,7 @@ def test_a_catalog_that_cannot_be_read_fails_the_check_and_nothing_else(
 
 
 def test_a_defect_of_the_look_itself_fails_no_run(world: World) -> None:
-    done = world.sync(overrides={"goldenpath_catalog_repo": object()})
+    done = world.sync(overrides={"catalog": object()})
     assert "not known: unexpected AttributeError" in str(done.evaluations[CHECK].description)
     assert done.outcome == "published"
 

@@ -28,9 +28,10 @@ from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.plan import Changes
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
-from ecr_catalog_pipeline.core.sprawl import AdHocEntity
 from ecr_catalog_pipeline.core.text import inert, shortened, visible
 from ecr_catalog_pipeline.defs import tables
+from ecr_catalog_pipeline.sprawl.ad_hoc import AdHocEntity
+from ecr_catalog_pipeline.sprawl.check import ad_hoc_table
 from tests.integration.worlds import FileTarget, World, a_world
 
 CLEARS: Final = "\x1b[2J\x1b[HPlan: 0 to add, 0 to update, 0 to remove."
@@ -351,7 +352,7 @@ def test_no_table_of_the_ui_hides_anything_or_links(text: str) -> None:
         *cells(tables.repositories([row])),
         *cells(tables.findings([finding])),
         *cells(tables.changes(Changes(removed=(text,)))),
-        *cells(tables.ad_hoc_entities([(text, AdHocEntity(1, 1, text, "ecr-repository"))])),
+        *cells(ad_hoc_table([(text, AdHocEntity(1, 1, text, "ecr-repository"))])),
         tables.words(text),
     ]
     for each in shown:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -18,12 +18,11 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs.resources import publisher_key
 from ecr_catalog_pipeline.mirroring import PlannedRegistry, Publication
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors
+from ecr_catalog_pipeline.wiring import Adapters, adapters_of
 from tests.fakes.aws import FakeAws
 from tests.integration.conftest import Repository
 
@@ -279,6 +278,15 @@ class World:
     def mirror(self) -> Mirror:
         return load_mirrors(self.mirrors).get(self.name)
 
+    @property
+    def settings_environ(self) -> Mapping[str, str]:
+        return {"ECR_CATALOG_CACHE": str(self.cache)}
+
+    @property
+    def adapters(self) -> Adapters:
+        """Adapters as the mirror's own, made anew."""
+        return adapters_of(self.mirror, self.settings_environ)
+
     # Governance
 
     @property
@@ -363,7 +371,7 @@ class World:
         """Run the mirror's job in this process.
 
         Args:
-            overrides: resources to use instead.
+            overrides: adapters to use instead, by their place in `Adapters`.
             only: the assets to materialize; all by default.
         """
         job = self._definitions(overrides).resolve_job_def(f"{self.name}_sync")
@@ -404,8 +412,10 @@ class World:
         if overrides or self._loaded is None or self._loaded[0] != settings:
             definitions = build_definitions(
                 load_mirrors(self.mirrors),
-                environ={"ECR_CATALOG_CACHE": str(self.cache)},
-                resource_overrides=overrides,
+                environ=self.settings_environ,
+                make_adapters=lambda mirror, environ: replace(
+                    adapters_of(mirror, environ), **overrides
+                ),
             )
             if overrides:
                 return definitions
@@ -440,6 +450,5 @@ class Meddled:
 
 
 def meddling(world: World, meddle: Callable[[bytes], object]) -> Mapping[str, Any]:
-    """Give the resources of a run between whose plan and publication somebody meddles."""
-    publisher = wiring.publisher(world.mirror, world.cache)
-    return {publisher_key(world.mirror): Meddled(publisher, meddle)}
+    """Give the adapters of a run between whose plan and publication somebody meddles."""
+    return {"publisher": Meddled(world.adapters.publisher, meddle)}

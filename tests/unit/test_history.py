@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from ecr_catalog_pipeline.core.history import Fate, StoredRun, fate_of
+from ecr_catalog_pipeline.housekeeping.fate import Fate, StoredRun, fate_of
 
 NOW: Final = datetime(2026, 1, 9, 12, tzinfo=UTC)
 DAY: Final = timedelta(days=1)

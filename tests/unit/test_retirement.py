@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from ecr_catalog_pipeline.core.governance import Status
 from ecr_catalog_pipeline.core.reconcile import reconcile
-from ecr_catalog_pipeline.core.retirement import (
+from ecr_catalog_pipeline.core.strict_yaml import parse_documents
+from ecr_catalog_pipeline.sprawl.ad_hoc import pieces
+from ecr_catalog_pipeline.sprawl.retirement import (
     Retirement,
     plan_retirement,
 )
-from ecr_catalog_pipeline.core.sprawl import pieces
-from ecr_catalog_pipeline.core.standing import Comparison, RegistryView, Standing
-from ecr_catalog_pipeline.core.strict_yaml import parse_documents
+from ecr_catalog_pipeline.sprawl.standing import Comparison, RegistryView, Standing
 from tests.unit.builders import ACCOUNT, IDENTITY, REGION, catalog, entry, inventory
 
 ORDERS: Final = "kind: Component\nmetadata: {name: orders}\nspec: {type: service}\n"

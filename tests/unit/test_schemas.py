@@ -17,6 +17,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # ships no types
 
+from ecr_catalog_pipeline.commands.schema import (
+    ENTRY_DESCRIPTIONS,
+    FILES,
+    ROOT_DESCRIPTIONS,
+    as_text,
+    governance_schema,
+    mirror_schema,
+)
 from ecr_catalog_pipeline.core.errors import GovernanceRefused, SettingsError
 from ecr_catalog_pipeline.core.governance import (
     ENCRYPTIONS,
@@ -27,14 +35,6 @@ from ecr_catalog_pipeline.core.governance import (
     parse_governance,
 )
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, parse_documents
-from ecr_catalog_pipeline.schemas import (
-    ENTRY_DESCRIPTIONS,
-    FILES,
-    ROOT_DESCRIPTIONS,
-    as_text,
-    governance_schema,
-    mirror_schema,
-)
 from ecr_catalog_pipeline.settings import load_mirror
 from tests.unit.test_settings import EVERY_KEY, FILE, S3, SMALLEST
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecr_catalog_pipeline.core.sprawl import find_ad_hoc_entities, pieces
+from ecr_catalog_pipeline.sprawl.ad_hoc import find_ad_hoc_entities, pieces
 
 OURS: Final = "goldenpath-ecr-registry"
 

@@ -15,7 +15,23 @@ from typing import Final
 
 import yaml
 
-from ecr_catalog_pipeline.core.catalog_edits import (
+from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST
+from ecr_catalog_pipeline.core.strict_yaml import (
+    Value,
+    YamlFault,
+    as_written,
+    parse_documents,
+    readable,
+)
+from ecr_catalog_pipeline.sprawl.ad_hoc import (
+    Piece,
+    documents_of,
+    is_ad_hoc,
+    is_alike,
+    part,
+    pieces,
+)
+from ecr_catalog_pipeline.sprawl.edits import (
     Cut,
     EditRefused,
     child_of,
@@ -26,16 +42,7 @@ from ecr_catalog_pipeline.core.catalog_edits import (
     has_directives,
     root_of,
 )
-from ecr_catalog_pipeline.core.entity import CONTENT_DIGEST
-from ecr_catalog_pipeline.core.sprawl import Piece, documents_of, is_ad_hoc, is_alike, part, pieces
-from ecr_catalog_pipeline.core.standing import RetiredEntity
-from ecr_catalog_pipeline.core.strict_yaml import (
-    Value,
-    YamlFault,
-    as_written,
-    parse_documents,
-    readable,
-)
+from ecr_catalog_pipeline.sprawl.standing import RetiredEntity
 
 REFERENCE_FIELDS: Final[Mapping[str, str]] = {
     "dependsOn": "resource",

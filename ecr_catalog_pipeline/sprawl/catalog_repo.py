@@ -18,7 +18,7 @@ from ecr_catalog_pipeline.adapters.files import replace_file
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.core.entity import TYPE
-from ecr_catalog_pipeline.core.sprawl import (
+from ecr_catalog_pipeline.sprawl.ad_hoc import (
     CATALOG_SUFFIXES,
     AdHocEntity,
     CatalogUnavailable,

@@ -76,11 +76,6 @@ def plan_as_text(mirror: str, where: str, planned: PlannedRegistry) -> Iterator[
     yield _summary(plan)
 
 
-def left_behind(stays: str) -> str:
-    """Give the line that says what a mirror leaves behind that publishes elsewhere now."""
-    return f"Left behind: {stays}"
-
-
 def _states(repositories: tuple[ReconciledRepository, ...]) -> Iterator[str]:
     if not repositories:
         yield "No repository is governed or present."

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from ecr_catalog_pipeline.core.entity import KIND, TYPE
 from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
-from ecr_catalog_pipeline.core.sprawl import part
 from ecr_catalog_pipeline.core.strict_yaml import Value
+from ecr_catalog_pipeline.sprawl.ad_hoc import part
 
 NAMING_ANNOTATIONS: Final = (
     "ecr-repository-arn",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ecr_catalog_pipeline.adapters.files import read_regular_file, replace_file, sync_folder
-from ecr_catalog_pipeline.core.sprawl import CATALOG_SUFFIXES, CatalogUnavailable
+from ecr_catalog_pipeline.sprawl.ad_hoc import CATALOG_SUFFIXES, CatalogUnavailable
 
 MAX_BYTES: Final = 20_000_000
 """A larger file is no catalog file."""

@@ -1,4 +1,4 @@
-"""The command `ecr-catalog retire`: a plan of what goes, and with `--apply` the deed."""
+"""The command `ecr-catalog retire`: shows what would be removed, and removes it with --apply."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import Any, Final
 
 import click
 
-from ecr_catalog_pipeline import mirroring, wiring
-from ecr_catalog_pipeline.catalog_files import CatalogFolder, read_catalog, replace_files
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
-from ecr_catalog_pipeline.core.reconcile import reconcile
-from ecr_catalog_pipeline.core.retirement import (
+from ecr_catalog_pipeline.core.strict_yaml import readable
+from ecr_catalog_pipeline.mirroring import run_tick
+from ecr_catalog_pipeline.settings import (
+    LoadedMirrors,
+    Mirror,
+    load_mirrors,
+    mirrors_folder,
+)
+from ecr_catalog_pipeline.sprawl.catalog_files import CatalogFolder, read_catalog, replace_files
+from ecr_catalog_pipeline.sprawl.retirement import (
     Notice,
     Retirement,
     plan_retirement,
 )
-from ecr_catalog_pipeline.core.standing import Comparison, RegistryView, RetiredEntity, Standing
-from ecr_catalog_pipeline.core.strict_yaml import readable
-from ecr_catalog_pipeline.settings import (
-    LoadedMirrors,
-    Mirror,
-    cache_folder,
-    load_mirrors,
-    mirrors_folder,
-)
+from ecr_catalog_pipeline.sprawl.standing import Comparison, RegistryView, RetiredEntity, Standing
 from ecr_catalog_pipeline.terminal import echo, echo_json, style
+from ecr_catalog_pipeline.wiring import adapters_of
 
 NOTHING: Final = 0
 DONE: Final = 0
@@ -285,15 +284,11 @@ def _compare(
 
 
 def _compare_with(mirror: Mirror, entities: Collection[RetiredEntity]) -> Compared:
-    cache = cache_folder(os.environ)
-    governance = mirroring.read_governance(
-        wiring.governance_repo(mirror, cache), mirror.governance.path
-    )
-    inventory = mirroring.read_inventory(wiring.ecr_registry(mirror)).inventory
+    planned = run_tick(mirror, adapters_of(mirror, os.environ), publishes=False).planned
     registry = RegistryView(
-        reconcile(governance.catalog, inventory).repositories,
-        account_id=inventory.account_id,
-        region=inventory.region,
+        planned.registry.repositories,
+        account_id=planned.account_id,
+        region=mirror.registry.region,
     )
     return Compared(
         mirror.name,

@@ -22,16 +22,15 @@ from botocore.exceptions import BotoCoreError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from ecr_catalog_pipeline.access import Access, check_access
 from ecr_catalog_pipeline.adapters.files import replace_file
 from ecr_catalog_pipeline.adapters.git_command import GitUnusable, find_git, git_python
+from ecr_catalog_pipeline.commands.access import Access, check_access
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.settings import (
     FileTarget,
     GitTarget,
     Mirror,
     S3Target,
-    cache_folder,
     is_local_path,
     load_mirror,
     load_mirrors,
@@ -162,7 +161,7 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
 def _report(mirror: Mirror) -> int:
     echo("")
     complete = True
-    for each in check_access(mirror, cache_folder(os.environ)):
+    for each in check_access(mirror, os.environ):
         complete = complete and each.granted
         for line in _access_lines(each):
             echo(line)
@@ -175,7 +174,7 @@ def _report(mirror: Mirror) -> int:
 
 def _access_lines(access: Access) -> Iterator[str]:
     good, bad = _marks()
-    yield f"  {good if access.granted else bad} {access.subject:<10}  {access.told}"
+    yield f"  {good if access.granted else bad} {access.subject:<10}  {access.found}"
     if access.remediation:
         yield f"{'':16}{access.remediation}"
 
@@ -327,7 +326,7 @@ def _surroundings() -> dict[str, str]:
 
 def _of_git() -> dict[str, str]:
     top = _git("rev-parse", "--show-toplevel")
-    if not top or Path(top) == Path(__file__).parents[1]:
+    if not top or Path(top) == Path(__file__).parents[2]:
         return {}  # No repository, or a clone of this very project.
     found = {}
     remote = _without_secret(_git("remote", "get-url", "origin"))

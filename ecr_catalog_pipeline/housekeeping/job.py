@@ -9,10 +9,10 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from ecr_catalog_pipeline.adapters.dagster_history import DagsterHistory, Freed, RunRow
-from ecr_catalog_pipeline.core.history import Fate, StoredRun, fate_of
-from ecr_catalog_pipeline.defs.assets import told_to_dagster
+from ecr_catalog_pipeline.defs.common import as_dagster_failure
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
+from ecr_catalog_pipeline.housekeeping.fate import Fate, StoredRun, fate_of
+from ecr_catalog_pipeline.housekeeping.history import DagsterHistory, Freed, RunRow
 
 HOUSEKEEPING: Final = "ecr_catalog_housekeeping"
 HOUSEKEEPING_TAG: Final = "ecr_catalog/housekeeping"
@@ -67,7 +67,7 @@ def housekeeping_job(mirrors: Iterable[str]) -> dg.JobDefinition:
     )
     def remove_old_history(context: dg.OpExecutionContext, config: HousekeepingConfig) -> None:
         location = context.run.tags.get(LOCATION_TAG)
-        with told_to_dagster():
+        with as_dagster_failure():
             kept = keep_house(
                 context.instance,
                 config,

@@ -7,36 +7,33 @@ from pathlib import Path
 
 import click
 
-from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.text import clean_text
+from ecr_catalog_pipeline.mirroring import Past
 from ecr_catalog_pipeline.settings import Mirror
 
 
-def last_publication(mirror: Mirror, environ: Mapping[str, str]) -> LastPublication | None:
-    """Read the last publication of a mirror out of the instance of DAGSTER_HOME.
+def read_past_of(mirror: Mirror, environ: Mapping[str, str]) -> Past:
+    """Read what the instance of DAGSTER_HOME knows of a mirror.
 
     Returns:
-        None when DAGSTER_HOME is unset or nothing has run there, or, with a warning on stderr,
+        nothing when DAGSTER_HOME is unset or nothing has run there, or, with a warning on stderr,
         when its history cannot be read.
     """
     home = environ.get("DAGSTER_HOME")
     # An instance that nothing has run in is not made by looking at it.
     if not home or not any(Path(home, name).exists() for name in ("history", "dagster.yaml")):
-        return None
+        return Past()
     import dagster as dg  # noqa: PLC0415 - takes seconds
 
-    from ecr_catalog_pipeline.defs.assets import key_of  # noqa: PLC0415 - imports dagster
-    from ecr_catalog_pipeline.defs.last_publication import (  # noqa: PLC0415 - imports dagster
-        read_last_publication,
-    )
+    from ecr_catalog_pipeline.defs.event_log import read_past  # noqa: PLC0415 - imports dagster
 
     try:
         with dg.DagsterInstance.get() as instance:
-            return read_last_publication(instance, key_of(mirror, "published_entity"))
+            return read_past(instance, mirror)
     except Exception as error:  # noqa: BLE001 - the storage may be any, and raise anything
         click.echo(
             f"warning: Dagster's history in {home} cannot be read, so it is not known what was "
             f"published before: {clean_text(f'{type(error).__name__}: {error}')}",
             err=True,
         )
-        return None
+        return Past()

@@ -13,7 +13,7 @@ from typing import Any, Final
 import yaml
 from yaml._yaml import CParser
 
-from ecr_catalog_pipeline.core.sprawl import Piece, line_end, pieces
+from ecr_catalog_pipeline.sprawl.ad_hoc import Piece, line_end, pieces
 
 _BLOCK_ITEM: Final = re.compile(r"[ \t]*-[ \t]+")
 _REST_OF_LINE: Final = re.compile(r"[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n|\Z)")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ecr_catalog_pipeline import mirroring, wiring
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
+from ecr_catalog_pipeline.adapters.publish_git import GitPublisher
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
 from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
+from ecr_catalog_pipeline.wiring import Adapters, adapters_of
 
 _NOBODY: Final = {
     f"GIT_{role}_{what}": value
@@ -27,29 +29,30 @@ class Access:
 
     subject: str
     granted: bool
-    told: str
+    found: str
     remediation: str = ""
 
 
-def check_access(mirror: Mirror, cache: Path) -> Iterator[Access]:
+def check_access(mirror: Mirror, environ: Mapping[str, str]) -> Iterator[Access]:
     """Ask governance, ECR, the target and Backstage in turn."""
-    checks: tuple[tuple[str, Callable[[Mirror, Path], str], str], ...] = (
+    checks: tuple[tuple[str, Callable[[Mirror, Adapters], str], str], ...] = (
         ("governance", _governance, ""),
         ("ECR", _registry, " The permissions that it takes are in deploy/iam/."),
         ("target", _target, ""),
         ("Backstage", _backstage, " deploy/backstage/ says how to let the pipeline in."),
     )
+    adapters = adapters_of(mirror, environ)
     for subject, check, hint in checks:
         try:
-            yield Access(subject, granted=True, told=check(mirror, cache))
+            yield Access(subject, granted=True, found=check(mirror, adapters))
         except CatalogError as error:
             yield Access(
-                subject, granted=False, told=error.problem, remediation=error.remediation + hint
+                subject, granted=False, found=error.problem, remediation=error.remediation + hint
             )
 
 
-def _governance(mirror: Mirror, cache: Path) -> str:
-    repo = wiring.governance_repo(mirror, cache)
+def _governance(mirror: Mirror, adapters: Adapters) -> str:
+    repo = adapters.governance
     catalog = mirroring.read_governance(repo, mirror.governance.path).catalog
     return (
         f"{_count(len(catalog.entries), 'repository', 'repositories')} and "
@@ -57,24 +60,24 @@ def _governance(mirror: Mirror, cache: Path) -> str:
     )
 
 
-def _registry(mirror: Mirror, _: Path) -> str:
-    inventory = wiring.ecr_registry(mirror).read()
-    told = (
+def _registry(mirror: Mirror, adapters: Adapters) -> str:
+    inventory = adapters.registry.read()
+    found = (
         f"account {inventory.account_id} answers for {inventory.region}, with "
         f"{_count(len(inventory.repositories), 'repository', 'repositories')}"
     )
     if mirror.registry.account_id is None:
-        told += "; write it as registry.account_id, and any other account is refused"
-    return told
+        found += "; write it as registry.account_id, and any other account is refused"
+    return found
 
 
-def _target(mirror: Mirror, cache: Path) -> str:
-    publisher = wiring.publisher(mirror, cache)
+def _target(mirror: Mirror, adapters: Adapters) -> str:
+    publisher = adapters.publisher
     held = mirroring.last_good(publisher, mirror.identity)
     target = mirror.publish
-    if isinstance(target, GitTarget):
-        _check_push(target, cache)
-        taken = "a push would be taken, as far as a dry run tells: rules and hooks are met later"
+    if isinstance(target, GitTarget) and isinstance(publisher, GitPublisher):
+        _check_push(publisher.clone, Path(target.repository.removeprefix("file://")))
+        taken = "dry-run push succeeded; branch rules and hooks are not checked"
     elif isinstance(target, S3Target):
         taken = "it can be read; writing is first tried by the first sync"
     else:
@@ -83,11 +86,10 @@ def _target(mirror: Mirror, cache: Path) -> str:
     return f"{publisher.where}: {held}; {taken}"
 
 
-def _check_push(target: GitTarget, cache: Path) -> None:
-    """Push what is there already, or an empty commit, to see who is let in; a dry run."""
-    clone = GitClone(target.repository, target.branch, cache)
+def _check_push(clone: GitClone, repository: Path) -> None:
+    """Push what is there already, or an empty commit, to see whether it is allowed; a dry run."""
     try:
-        _check_source(Path(target.repository.removeprefix("file://")))
+        _check_source(repository)
         with clone.locked():
             try:
                 commit = clone.fetch()
@@ -121,23 +123,23 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _backstage(mirror: Mirror, _: Path) -> str:
-    settings, backstage = mirror.backstage, wiring.backstage(mirror)
+def _backstage(mirror: Mirror, adapters: Adapters) -> str:
+    settings, backstage = mirror.backstage, adapters.backstage
     if settings is None or backstage is None:
         return "none is named, so parity is measured to the publication"
     identity = mirror.identity
     reference = f"resource:{identity.namespace}/{identity.name}"
     served = backstage.entity(identity.namespace, identity.name) is not None
     if settings.token_env and os.environ.get(settings.token_env):
-        told = f"{settings.url} answers and takes the token of {settings.token_env}"
+        found = f"{settings.url} answers and takes the token of {settings.token_env}"
     elif settings.token_env:
-        told = f"{settings.url} answers, even without a token: {settings.token_env} is not set here"
+        found = f"{settings.url} answers without a token; {settings.token_env} is not set here"
     else:
-        told = f"{settings.url} answers without a token"
+        found = f"{settings.url} answers without a token"
     if served:
-        return f"{told}; it serves {reference}"
+        return f"{found}; it serves {reference}"
     return (
-        f"{told}; it does not serve {reference} yet, and whether its rules let it in cannot be "
+        f"{found}; it does not serve {reference} yet, and whether its rules let it in cannot be "
         "asked: see deploy/backstage/"
     )
 

@@ -1,0 +1,1 @@
+"""The commands of `ecr-catalog`, one a file; `cli` gathers them."""

@@ -1,0 +1,98 @@
+"""What the commands share: exit codes, the mirror they are for, progress, the last good entity."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import click
+
+from ecr_catalog_pipeline import mirroring
+from ecr_catalog_pipeline.core.errors import (
+    CatalogError,
+    SettingsError,
+    TargetRefused,
+    TargetUnavailable,
+)
+from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.terminal import echo
+from ecr_catalog_pipeline.wiring import adapters_of
+
+OK: Final = 0
+ERROR: Final = 1
+CHANGES: Final = 2
+HELD: Final = 3
+
+mirror_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "-m",
+    "--mirror",
+    "name",
+    metavar="NAME",
+    help="The mirror: a file NAME.yaml of the mirrors folder. May be left out where there is one.",
+)
+json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
+
+
+def get_mirror(name: str | None) -> Mirror:
+    """Load a mirror by its name, or the only one that there is.
+
+    Raises:
+        SettingsError: there is no such mirror, its file cannot be used, or there are several.
+    """
+    loaded = load_mirrors(mirrors_folder(os.environ))
+    if name is not None:
+        return loaded.get(name)
+    names = sorted({*loaded.mirrors, *loaded.errors})
+    if len(names) == 1:
+        return loaded.get(names[0])
+    raise SettingsError(
+        f"there are several mirrors: {', '.join(names)}" if names else "there is no mirror",
+        remediation="Name one with -m NAME."
+        if names
+        else "Write a mirror file with `ecr-catalog init`.",
+    )
+
+
+def mirrors_if_any() -> LoadedMirrors:
+    """Load the mirrors where there is a folder of them; warn of those that cannot be used."""
+    folder = mirrors_folder(os.environ)
+    loaded = load_mirrors(folder) if folder.is_dir() else LoadedMirrors({}, {})
+    for error in loaded.errors.values():
+        echo(f"warning: {error}", err=True)
+    return loaded
+
+
+@contextmanager
+def with_last_good(mirror: Mirror) -> Iterator[None]:
+    """Note on an error what stays published in spite of it, where the target can be read."""
+    try:
+        yield
+    except (TargetUnavailable, TargetRefused):
+        raise
+    except CatalogError as error:
+        try:
+            publisher = adapters_of(mirror, os.environ).publisher
+            kept = mirroring.last_good(publisher, mirror.identity)
+        except CatalogError as unreadable:
+            error.add_note(f"What is published cannot be read, either: {unreadable.problem}.")
+        else:
+            error.add_note(f"Last good, as it was: {kept}.")
+        raise
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say on a terminal what takes long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    click.echo(f"{what}...", err=True, nl=False)
+    try:
+        yield
+    finally:
+        click.echo("\r\x1b[K", err=True, nl=False)  # Our own: it clears the line.

@@ -1,0 +1,92 @@
+"""The command `ecr-catalog sync`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ecr_catalog_pipeline.commands.common import (
+    HELD,
+    OK,
+    get_mirror,
+    mirror_option,
+    progress,
+    with_last_good,
+)
+from ecr_catalog_pipeline.commands.past import read_past_of
+from ecr_catalog_pipeline.commands.run_once import run_once
+from ecr_catalog_pipeline.core.last_publication import left_behind
+from ecr_catalog_pipeline.core.plan import Plan
+from ecr_catalog_pipeline.mirroring import Outcome, Tick
+from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.terminal import echo
+from ecr_catalog_pipeline.wiring import adapters_of
+
+
+@click.command()
+@mirror_option
+@click.option(
+    "--approve",
+    metavar="PLAN_HASH",
+    help="Publish the held plan of this hash. Valid for this plan only, once.",
+)
+def sync(name: str | None, approve: str | None) -> int:
+    """Run a mirror once: read both sources, plan, publish, ask Backstage.
+
+    Runs the mirror's assets in the Dagster instance of DAGSTER_HOME, which keeps the history. Where
+    DAGSTER_HOME is unset, the same steps run and nothing is kept.
+
+    Exit code: 0 published or unchanged, 3 held, 1 error.
+    """
+    mirror = get_mirror(name)
+    past = read_past_of(mirror, os.environ)
+    with with_last_good(mirror), progress(f"running {mirror.name}"):
+        done = run_once(
+            mirror,
+            os.environ,
+            approve=approve,
+            warn=lambda words: echo(f"warning: {words}", err=True),
+        )
+    where = adapters_of(mirror, os.environ).publisher.where
+    if stays := left_behind(past.last, where, mirror.identity.reference):
+        echo(f"Left behind: {stays}", err=True)
+    return _report(mirror, done, where, approve)
+
+
+def _report(mirror: Mirror, done: Tick, where: str, approve: str | None) -> int:
+    plan, publication = done.planned.plan, done.publication
+    assert publication is not None
+    if publication.outcome is Outcome.HELD:
+        return _report_held(mirror, done, approve)
+    echo(f"{publication.outcome}: {plan.summary}", where)
+    if approve and not _released(plan, approve):
+        echo(f"{approve} approved nothing: no plan was held.", err=True)
+    _report_health(done)
+    if mirror.backstage and done.verdict:
+        shown = "visible" if done.verdict.parity else "not yet visible"
+        echo(f"{shown} in Backstage: {done.verdict.reason}")
+    return OK
+
+
+def _report_held(mirror: Mirror, done: Tick, approve: str | None) -> int:
+    plan = done.planned.plan
+    if approve:
+        echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
+    echo(*(f"held: {reason}" for reason in plan.reasons_held))
+    _report_health(done)
+    echo(
+        f"Nothing was published. Look with: ecr-catalog plan -m {mirror.name}",
+        f"Approve with: ecr-catalog sync -m {mirror.name} --approve {plan.plan_hash}",
+    )
+    return HELD
+
+
+def _released(plan: Plan, approve: str) -> bool:
+    return plan.held and plan.plan_hash == approve
+
+
+def _report_health(done: Tick) -> None:
+    """Say why the health report is not what it should be; nothing when it is."""
+    if done.report and done.report.problem:
+        echo(f"health report: {done.report.problem}. {done.report.remediation}", err=True)

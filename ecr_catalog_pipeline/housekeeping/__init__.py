@@ -1,0 +1,1 @@
+"""Dagster's history of our runs, kept small."""
