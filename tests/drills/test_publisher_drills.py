@@ -868,7 +868,8 @@ def test_a_gc_that_never_ends_holds_up_one_run_and_fails_none(
     stand_in = tmp_path / "bin" / "git"
     stand_in.parent.mkdir()
     stand_in.write_text(
-        f'#!/bin/sh\ncase "$*" in *" gc "*) echo gc >> {notes}; exec sleep 600;; esac\nexec {git} "$@"\n'
+        f'#!/bin/sh\ncase "$*" in *" gc "*) echo gc >> {notes}; exec sleep 600;; esac\n'
+        f'exec {git} "$@"\n'
     )
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
