@@ -438,6 +438,7 @@ class Moments:
         self._reach[step] *= 0.93 if done else 1.12
 
 
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_a_process_killed_at_any_point_leaves_old_or_new_and_blocks_nobody(
     world: World, drill: Drill
 ) -> None:
@@ -488,7 +489,7 @@ def test_a_process_killed_at_any_point_leaves_old_or_new_and_blocks_nobody(
     drill.observe(world, first, Met(synced=world.sync()))
     drill.happened = (
         f"{after_kill['old']} wholly old, {after_kill['new']} wholly new, {in_publication} "
-        f"killed in the publication; at most {most_residue} "
+        f"of all aimed at the publication; at most {most_residue} "
         f"files left behind, none after the next publication"
     )
     assert not drill.wrong_removals
