@@ -79,7 +79,9 @@ def plan(name: str, *, as_json: bool) -> int:
     with _telling_last_good(mirror):
         planned = plan_mirror(mirror, last)
     if as_json:
-        click.echo(json.dumps(report.plan_as_json(name, planned), ensure_ascii=False, indent=2))
+        # Written piece by piece: as one text, a large plan takes several times its memory.
+        json.dump(report.plan_as_json(name, planned), sys.stdout, ensure_ascii=False, indent=2)
+        click.echo()
     else:
         for line in report.plan_as_text(name, where, planned):
             click.echo(line, color=_colour())
