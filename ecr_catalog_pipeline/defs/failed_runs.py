@@ -1,6 +1,6 @@
 """Why runs of a mirror failed, out of the event log."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -24,16 +24,27 @@ class FailedStep:
     cause: str
 
 
-def failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[FailedStep]:
-    """Give the steps of a run that failed, in the order in which they did.
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run that ended, by the assets that they compute.
 
-    None of a run that was killed, or ended because it hung.
+    Attributes:
+        failed: in the order in which they did; none of a run that was killed.
     """
-    records = instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=10
-    ).records
-    events = [record.event_log_entry.dagster_event for record in records]
-    return [_failed(event) for event in events if event is not None]
+
+    failed: Sequence[FailedStep]
+    succeeded: frozenset[str]
+
+
+def steps_of(instance: dg.DagsterInstance, run_id: str) -> Steps:
+    """Read how the steps of a run ended."""
+    ends = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
+    records = instance.get_records_for_run(run_id, of_type=ends, limit=50).records
+    events = [event for each in records if (event := each.event_log_entry.dagster_event)]
+    return Steps(
+        failed=[_failed(event) for event in events if event.is_step_failure],
+        succeeded=frozenset(_asset_of(event) for event in events if event.is_step_success),
+    )
 
 
 def source_outages(instance: dg.DagsterInstance, mirror: str, until: datetime) -> list[Pause]:
@@ -63,8 +74,8 @@ def _outages(instance: dg.DagsterInstance, mirror: str, until: datetime) -> Iter
         if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
             return
         began = began_at(record)
-        steps = failed_steps(instance, record.dagster_run.run_id)
-        if any(step.asset in SOURCE_STEPS for step in steps):
+        steps = steps_of(instance, record.dagster_run.run_id)
+        if any(step.asset in SOURCE_STEPS for step in steps.failed):
             yield Pause(Why.DOWN, began, next_began)
         next_began = began
 
@@ -73,4 +84,8 @@ def _failed(event: dg.DagsterEvent) -> FailedStep:
     failure = event.step_failure_data
     by_us = failure.user_failure_data
     cause = (by_us and by_us.description) or (failure.error and failure.error.message) or "unknown"
-    return FailedStep((event.step_key or "").rpartition("__")[2], cause.strip())
+    return FailedStep(_asset_of(event), cause.strip())
+
+
+def _asset_of(event: dg.DagsterEvent) -> str:
+    return (event.step_key or "").rpartition("__")[2]
