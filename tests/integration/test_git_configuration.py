@@ -274,7 +274,7 @@ def test_init_reads_the_working_folder_under_such_a_configuration(
     work.git("reset", "--quiet", "--hard")
     monkeypatch.chdir(work.folder)
     monkeypatch.delenv("GIT_TRACE_PACKET")
-    assert _of_git(work.folder)["governance.path"] == "gr\u00fc\u00dfe/ecr-catalog.yaml"
+    assert _of_git()["governance.path"] == "gr\u00fc\u00dfe/ecr-catalog.yaml"
     assert not mark.exists(), mark.read_text()
 
 
