@@ -26,8 +26,8 @@ FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="ecr-catalog-pipeline" \
       org.opencontainers.image.description="Mirrors a governance file and AWS ECR into one Backstage entity" \
       org.opencontainers.image.licenses="Apache-2.0"
-# git reads governance and publishes; ssh is for repositories that are reached that way; with procps,
-# a git that takes too long is ended with all that it started.
+# git reads governance and publishes; ssh is for repositories that are reached that way; GitPython
+# asks procps what a git has started that takes too long.
 RUN apt-get update -q \
  && apt-get install -y -q --no-install-recommends ca-certificates git openssh-client procps \
  && rm -rf /var/lib/apt/lists/*

@@ -48,8 +48,10 @@ def echo_command(line: str) -> None:
 
 def echo_json(value: Any) -> None:
     """Print a value as JSON: exactly, with what is not printable as escapes of JSON."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    click.echo(_NOT_PLAIN.sub(_as_json, text))
+    # Written piece by piece: as one text, a large plan takes several times its memory.
+    for piece in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(value):
+        sys.stdout.write(_NOT_PLAIN.sub(_as_json, piece))
+    click.echo()
 
 
 def print_what_cannot_be_encoded_as_escapes() -> None:

@@ -301,7 +301,12 @@ class GitClone:
             ]
         with (first.folder / "config").open("a", encoding="utf-8") as file:
             file.write(configuration_text(configuration))
-        arguments = (f"--git-dir={first.folder}", *self._fetching("--progress"))
+        arguments = (
+            f"--git-dir={first.folder}",
+            "-c",
+            "fetch.unpackLimit=1",
+            *self._fetching("--progress"),
+        )
         first.start(arguments, self._environment({}))
         return first
 

@@ -293,16 +293,16 @@ def git_python() -> type[Git]:
     with _IMPORT_LOCK:
         if "git" not in sys.modules:
             quiet = {"GIT_PYTHON_REFRESH": "quiet", "GIT_PYTHON_GIT_EXECUTABLE": os.devnull}
-            before = {name: os.environ.get(name) for name in quiet}
+            before = {variable: os.environ.get(variable) for variable in quiet}
             os.environ.update(quiet)
             try:
                 import git  # noqa: F401, PLC0415
             finally:
-                for name, value in before.items():
+                for variable, value in before.items():
                     if value is None:
-                        del os.environ[name]
+                        del os.environ[variable]
                     else:
-                        os.environ[name] = value
+                        os.environ[variable] = value
     from git.cmd import Git  # noqa: PLC0415
 
     return Git

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.findings import Finding, Severity
@@ -148,7 +147,7 @@ def _summary(plan: Plan) -> str:
 
 
 def _finding_as_json(finding: Finding) -> dict[str, str]:
-    fields = asdict(finding)
     return {
-        key: fields[key] for key in ("rule", "severity", "repository", "message", "remediation")
+        key: getattr(finding, key)
+        for key in ("rule", "severity", "repository", "message", "remediation")
     }

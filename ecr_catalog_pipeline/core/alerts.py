@@ -33,9 +33,7 @@ class Signal(StrEnum):
 _NOTHING_VERIFIES: Final = frozenset({Signal.CHECK_FAILED, Signal.PARITY_STALE})
 _STOPS_RUNS: Final = _NOTHING_VERIFIES | {Signal.RUN_FAILED, Signal.BACKSTAGE_DIFFERS}
 FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
-    # A run that hung says nothing of the sources: what was wrong with them is not over.
-    Signal.RUN_HUNG: _STOPS_RUNS
-    | {Signal.RUN_QUEUED, Signal.GOVERNANCE_REFUSED, Signal.INVENTORY_FAILED},
+    Signal.RUN_HUNG: _STOPS_RUNS | {Signal.RUN_QUEUED},
     Signal.RUN_QUEUED: frozenset({Signal.PARITY_STALE}),
     Signal.GOVERNANCE_REFUSED: _STOPS_RUNS,
     Signal.INVENTORY_FAILED: _STOPS_RUNS,

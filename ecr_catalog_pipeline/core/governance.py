@@ -6,24 +6,36 @@ with the place of the fault; an entry that lacks something is kept, with a findi
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.strict_yaml import (
     Document,
+    Limits,
     Value,
     YamlFault,
+    YamlTooLarge,
     parse_documents,
     quoted,
 )
 
 MAX_BYTES: Final = 20_000_000
+MAX_ENTRIES: Final = 200_000
+MAX_NODES: Final = 3_000_000
+"""As many keys and values as fit into MAX_BYTES where entries say what they should."""
+MAX_FINDINGS_OF_RULE: Final = 20_000
+"""How many findings of one rule are kept; one more says how many there are besides."""
+MAX_UNKNOWN_KEYS: Final = 5
+"""How many unknown keys of one part of the file get findings of their own."""
+
 KNOWN_VERSIONS: Final = frozenset({"1.0"})
 RISKS: Final = ("low", "medium", "high")
 ENCRYPTIONS: Final = ("AES256", "KMS")
@@ -32,6 +44,7 @@ ENCRYPTIONS: Final = ("AES256", "KMS")
 REPOSITORY_NAME: Final = re.compile(
     r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 )
+_WITHIN_ENTRY: Final = attrgetter("rule", "severity", "message", "remediation")
 ENTRY_ID: Final = re.compile(r"REGISTRY_[A-Z0-9_]+")
 
 ROOT_KEYS: Final = frozenset(
@@ -120,28 +133,24 @@ def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catal
     document = _document(content, path)
     root = document.value
     repositories = _repositories(document, path)
+    ids = Counter(filter(None, map(_identifier, repositories.values())))
     entries: list[Entry] = []
-    findings: list[Finding] = list(_root_findings(root))
-    ids: Counter[str] = Counter()
+    findings = list(_root_findings(root))
+    found: Counter[str] = Counter()
+    withheld: dict[str, Finding] = {}
     for name in sorted(repositories):
         raw = repositories[name]
         entry = _entry(name, raw)
         entries.append(entry)
-        findings.extend(_entry_findings(entry, raw))
-        if identifier := _text(_section(raw, "metadata").get("id")):
-            ids[identifier] += 1
-    for name in sorted(repositories):
-        identifier = _text(_section(repositories[name], "metadata").get("id"))
-        if identifier and ids[identifier] > 1:
-            findings.append(
-                Finding(
-                    name,
-                    "id-duplicate",
-                    Severity.WARNING,
-                    f"metadata.id {_shown(identifier)} is used by {ids[identifier]} repositories",
-                    "Give every repository an id of its own.",
-                )
-            )
+        for finding in sorted(_entry_findings(entry, raw, ids), key=_WITHIN_ENTRY):
+            found[finding.rule] += 1
+            if found[finding.rule] <= MAX_FINDINGS_OF_RULE:
+                findings.append(finding)
+            else:
+                withheld[finding.rule] = finding
+    for rule, last in withheld.items():
+        more = found[rule] - MAX_FINDINGS_OF_RULE
+        findings.append(replace(last, repository="", message=f"{more} more findings of this rule"))
     return Catalog(tuple(entries), tuple(sorted(findings)))
 
 
@@ -170,7 +179,11 @@ def _document(content: bytes, path: str) -> Document:
             len(before) - before.rfind("\n"),
         ) from None
     try:
-        documents = list(parse_documents(text))
+        documents = list(parse_documents(text, limits=Limits(MAX_ENTRIES, MAX_NODES)))
+    except YamlTooLarge as fault:
+        raise refused(
+            fault.problem, "Split the registry over several mirrors.", fault.line, fault.column
+        ) from None
     except YamlFault as fault:
         raise refused(
             fault.problem,
@@ -269,17 +282,14 @@ def _root_findings(root: Mapping[str, Value]) -> Iterator[Finding]:
             f"the file's version is {_shown(root.get('version'))}",
             'Write `version: "1.0"`.',
         )
-    for key in sorted(root.keys() - ROOT_KEYS):
-        yield Finding(
-            "",
-            "key-unknown",
-            Severity.INFO,
-            f"the key {_shown(key)} means nothing here",
-            "Remove it, or correct its spelling.",
-        )
+    yield from _unknown_keys("", "", root.keys() - ROOT_KEYS)
 
 
-def _entry_findings(entry: Entry, raw: Value) -> Iterator[Finding]:
+def _identifier(raw: Value) -> str | None:
+    return _text(_section(raw, "metadata").get("id"))
+
+
+def _entry_findings(entry: Entry, raw: Value, ids: Mapping[str, int]) -> Iterator[Finding]:
     def finding(rule: str, severity: Severity, message: str, remediation: str) -> Finding:
         return Finding(entry.name, rule, severity, message, remediation)
 
@@ -307,17 +317,36 @@ def _entry_findings(entry: Entry, raw: Value) -> Iterator[Finding]:
             "Give it a `metadata:` mapping with id, owner, risk and status.",
         )
     metadata = _section(raw, "metadata")
+    identifier = _identifier(raw)
+    if identifier and ids[identifier] > 1:
+        yield finding(
+            "id-duplicate",
+            Severity.WARNING,
+            f"metadata.id {_shown(identifier)} is used by {ids[identifier]} repositories",
+            "Give every repository an id of its own.",
+        )
     yield from _metadata_findings(entry, metadata)
     yield from _governance_findings(entry, _section(raw, "governance"))
     for section, known in ENTRY_KEYS.items():
         keys = raw if section == "" and isinstance(raw, dict) else _section(raw, section)
-        for key in sorted(keys.keys() - known):
-            yield finding(
-                "key-unknown",
-                Severity.INFO,
-                f"the key {_shown(f'{section}.{key}' if section else key)} means nothing here",
-                "Remove it, or correct its spelling.",
-            )
+        yield from _unknown_keys(entry.name, section, keys.keys() - known)
+
+
+def _unknown_keys(repository: str, section: str, unknown: Collection[str]) -> Iterator[Finding]:
+    """Find keys that mean nothing: the first ones by name, the others as a number."""
+    prefix = f"{section}." if section else ""
+    first = heapq.nsmallest(MAX_UNKNOWN_KEYS, unknown)
+    said = [f"the key {_shown(f'{prefix}{key}')} means nothing here" for key in first]
+    if more := len(unknown) - len(first):
+        said.append(f"{more} more keys{f' of {section}' if section else ''} mean nothing here")
+    for message in said:
+        yield Finding(
+            repository,
+            "key-unknown",
+            Severity.INFO,
+            message,
+            "Remove it, or correct its spelling.",
+        )
 
 
 def _metadata_findings(entry: Entry, metadata: Mapping[str, Value]) -> Iterator[Finding]:

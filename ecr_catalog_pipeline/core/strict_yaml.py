@@ -7,7 +7,8 @@ value exists. What belongs here is YAML; what a document means belongs to its re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,6 +42,26 @@ class YamlFault(Exception):
         self.problem = problem
         self.line = line
         self.column = column
+
+
+class YamlTooLarge(YamlFault):
+    """Text that holds more than its reader takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a document is taken; what goes beyond is refused before it is built.
+
+    Attributes:
+        entries: of one mapping or list.
+        nodes: scalars, aliases, mappings and lists of the document, keys included.
+    """
+
+    entries: int
+    nodes: int
+
+
+NO_LIMITS: Final = Limits(sys.maxsize, sys.maxsize)
 
 
 @dataclass(slots=True)
@@ -81,6 +102,7 @@ def parse_documents(
     *,
     scalar: Callable[[str, bool], Value] = as_written,
     tags_allowed: bool = False,
+    limits: Limits = NO_LIMITS,
 ) -> Iterator[Document]:
     """Parse each document of a stream in turn.
 
@@ -88,12 +110,14 @@ def parse_documents(
         text: the stream; a byte order mark is ignored.
         scalar: gives a scalar its value from its text and whether it was written plain.
         tags_allowed: keep a tagged value as if it had no tag, instead of refusing it.
+        limits: what goes beyond is refused.
 
     Raises:
+        YamlTooLarge: where the text goes beyond the limits.
         YamlFault: at the first fault; the documents before it have been yielded.
     """
     text = text.removeprefix("\ufeff")
-    composer = _Composer(text, scalar, tags_allowed)
+    composer = _Composer(text, scalar, tags_allowed, limits)
     try:
         yield from composer.documents()
     except yaml.MarkedYAMLError as error:
@@ -112,13 +136,17 @@ def parse_documents(
 class _Composer:
     """Builds values from libyaml's events, keeping count of depth and aliases."""
 
-    def __init__(self, text: str, scalar: Callable[[str, bool], Value], tags: bool) -> None:
+    def __init__(
+        self, text: str, scalar: Callable[[str, bool], Value], tags: bool, limits: Limits
+    ) -> None:
         self._parser = CParser(text)
         self._last: Any = None
         self._scalar = scalar
         self._tags_allowed = tags
         self._anchors: dict[str, tuple[Value, int] | None] = {}
         self._aliased = 0
+        self._limits = limits
+        self._nodes = 0
         self._key_places: dict[str, tuple[int, int]] = {}
 
     @property
@@ -135,7 +163,7 @@ class _Composer:
         self._next()  # StreamStart
         while isinstance(event := self._next(), yaml.DocumentStartEvent):
             self._anchors = {}
-            self._aliased = 0
+            self._aliased = self._nodes = 0
             self._key_places = {}
             start = self._next()
             value, _ = self._node(start, 0)
@@ -146,6 +174,7 @@ class _Composer:
 
     def _node(self, event: Any, depth: int) -> tuple[Value, int]:
         """Give the value, and how many values it counts for when aliases multiply it."""
+        self._count(event)
         if isinstance(event, yaml.ScalarEvent):
             self._refuse_tag(event)
             plain = not event.style and event.tag is None
@@ -187,6 +216,7 @@ class _Composer:
         items: list[Value] = []
         nodes = 1
         while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            self._check_entries(items, event, "list")
             value, count = self._node(event, depth + 1)
             items.append(value)
             nodes += count
@@ -200,6 +230,8 @@ class _Composer:
             if not isinstance(event, yaml.ScalarEvent):
                 raise YamlFault("a key must be plain text", *_place(event))
             self._refuse_tag(event)
+            self._count(event)
+            self._check_entries(items, event, "mapping")
             key = event.value
             place = _place(event)
             value, count = self._node(self._next(), depth + 1)
@@ -221,6 +253,20 @@ class _Composer:
             for key, value in source.items():
                 items.setdefault(key, value)
         return items, nodes
+
+    def _count(self, event: Any) -> None:
+        self._nodes += 1
+        if self._nodes > self._limits.nodes:
+            raise YamlTooLarge(
+                f"the document holds more than {self._limits.nodes:,} keys and values",
+                *_place(event),
+            )
+
+    def _check_entries(self, items: Sized, event: Any, kind: str) -> None:
+        if len(items) >= self._limits.entries:
+            raise YamlTooLarge(
+                f"a {kind} holds more than {self._limits.entries:,} entries", *_place(event)
+            )
 
     def _refuse_tag(self, event: Any) -> None:
         tag = event.tag

@@ -14,12 +14,13 @@ from ecr_catalog_pipeline.core.parity import Sources
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.common import key_of
 from ecr_catalog_pipeline.defs.event_log import (
+    Steps,
     began_at,
     ended_runs,
     evaluated_checks,
-    failed_steps,
     read_parity,
     read_published,
+    steps_of,
 )
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT
 from ecr_catalog_pipeline.defs.kept import text_of
@@ -37,6 +38,11 @@ _SIGNAL_OF: Final = {
     "InventoryFailed": Signal.INVENTORY_FAILED,
 }
 """By the kind of the error; every other one is a run that failed."""
+_READ_BY: Final = {
+    "governance_catalog": Signal.GOVERNANCE_REFUSED,
+    "ecr_inventory": Signal.INVENTORY_FAILED,
+}
+"""The signal of a source, by the step that reads it."""
 _NOT_STARTED: Final = frozenset(
     {
         dg.DagsterRunStatus.QUEUED,
@@ -63,6 +69,7 @@ class Known:
         published_at: when that was, if the last run published it.
         verified_at: when a run last verified parity.
         sources: what the last successful run compared; None before the first.
+        unseen: signals of sources that the last run did not get to read.
         link: into the Dagster UI.
     """
 
@@ -72,11 +79,14 @@ class Known:
     verified_at: datetime | None
     sources: Sources | None
     link: str
+    unseen: frozenset[Signal]
 
 
 def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Known:
     """Read the last runs, the last checks and the last publication of a mirror."""
-    conditions = {each.signal: each for each in _conditions(instance, mirror, now)}
+    found, unseen = _conditions(instance, mirror, now)
+    # Of two that are alike, the first is the cause.
+    conditions = {each.signal: each for each in reversed(found)}
     published, state = read_published(instance, mirror), read_parity(instance, mirror)
     return Known(
         conditions=conditions,
@@ -85,6 +95,7 @@ def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime)
         verified_at=state.verified_at,
         sources=state.sources,
         link=link_of(mirror),
+        unseen=unseen,
     )
 
 
@@ -93,22 +104,27 @@ def link_of(mirror: Mirror) -> str:
     return f"{_ui()}/assets/{mirror.name}/backstage_parity"
 
 
-def _conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Iterator[Condition]:
+def _conditions(
+    instance: dg.DagsterInstance, mirror: Mirror, now: datetime
+) -> tuple[list[Condition], frozenset[Signal]]:
+    """Find what is wrong, and the signals that the last run has not looked at."""
     job = sync_job_name(mirror.name)
-    yield from _in_flight(
-        instance.get_run_records(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT)), now
-    )
+    in_flight = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT))
     # What is planned, queued or under way changes nothing: the last run that ended counts.
-    yield from _failed_checks(instance, mirror)
+    found = [*_in_flight(in_flight, now), *_failed_checks(instance, mirror)]
     ended = ended_runs(instance, mirror, LOOK_BACK)
     if not ended or ended[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
-        return
+        return found, frozenset()
     since = now
     for record in ended:
         if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
             break
         since = began_at(record)
-    yield from _failed(instance, ended[0].dagster_run.run_id, since)
+    run_id = ended[0].dagster_run.run_id
+    steps = steps_of(instance, run_id)
+    known = {*steps.succeeded, *(step.asset for step in steps.failed)}
+    unseen = frozenset(_READ_BY[step] for step in _READ_BY.keys() - known)
+    return [*found, *_failed(steps, run_id, since)], unseen
 
 
 def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condition]:
@@ -137,12 +153,11 @@ def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condi
     )
 
 
-def _failed(instance: dg.DagsterInstance, run_id: str, since: datetime) -> Iterator[Condition]:
+def _failed(steps: Steps, run_id: str, since: datetime) -> Iterator[Condition]:
     """Say why a run failed, in the words of each step that did."""
-    steps = failed_steps(instance, run_id)
-    if not steps:
+    if not steps.failed:
         yield _hung(run_id, since)
-    for step in steps:
+    for step in steps.failed:
         yield Condition(
             _SIGNAL_OF.get(step.kind, Signal.RUN_FAILED),
             since,

@@ -196,16 +196,31 @@ class FailedStep:
     kind: str
 
 
-def failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[FailedStep]:
-    """Give the steps of a run that failed, in the order in which they did.
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a run that ended, by the assets that they compute.
 
-    None of a run that was killed, or ended because it hung.
+    Attributes:
+        failed: in the order in which they did; none of a run that was killed.
     """
-    records = instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=10
-    ).records
-    events = [record.event_log_entry.dagster_event for record in records]
-    return [_failed(event) for event in events if event is not None]
+
+    failed: Sequence[FailedStep]
+    succeeded: frozenset[str]
+
+
+def steps_of(instance: dg.DagsterInstance, run_id: str) -> Steps:
+    """Read how the steps of a run ended."""
+    ends = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
+    records = instance.get_records_for_run(run_id, of_type=ends, limit=50).records
+    events = [event for each in records if (event := each.event_log_entry.dagster_event)]
+    return Steps(
+        failed=[_failed(event) for event in events if event.is_step_failure],
+        succeeded=frozenset(_asset_of(event) for event in events if event.is_step_success),
+    )
+
+
+def _asset_of(event: dg.DagsterEvent) -> str:
+    return (event.step_key or "").rpartition("__")[2]
 
 
 def _failed(event: dg.DagsterEvent) -> FailedStep:
@@ -219,7 +234,7 @@ def _failed(event: dg.DagsterEvent) -> FailedStep:
         or "unknown"
     )
     return FailedStep(
-        (event.step_key or "").rpartition("__")[2],
+        _asset_of(event),
         cause.strip(),
         text_of(metadata, "remediation") or "",
         text_of(metadata, "kind") or "",
@@ -256,8 +271,8 @@ def _outages(instance: dg.DagsterInstance, mirror: Mirror, until: datetime) -> I
         if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
             return
         began = began_at(record)
-        steps = failed_steps(instance, record.dagster_run.run_id)
-        if any(step.kind in SOURCE_ERRORS for step in steps):
+        steps = steps_of(instance, record.dagster_run.run_id)
+        if any(step.kind in SOURCE_ERRORS for step in steps.failed):
             yield Pause(Why.DOWN, began, next_began)
         next_began = began
 

@@ -142,7 +142,7 @@ def _see(
         condition = failed(what="the event log", error=error)
         return _Seen({condition.signal: condition}, frozenset(Signal), [], after)
     conditions = dict(known.conditions)
-    unseen: frozenset[Signal] = frozenset({Signal.SETTINGS_REFUSED})
+    unseen = known.unseen
     events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = []
     try:
         look = _look(mirror, backstage, known, before, now)

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from ecr_catalog_pipeline.adapters import git_clone
@@ -193,6 +197,28 @@ def test_a_rewritten_history_is_followed(source: Repository, cache: Path) -> Non
     assert read.committed_at == NOON - timedelta(days=1)
 
 
+@pytest.mark.parametrize("seconds", ["292277026596000000", "99999999999999999999", "253402300799"])
+def test_a_commit_of_a_time_that_no_date_holds_is_read_as_of_an_unknown_time(
+    source: Repository, cache: Path, seconds: str
+) -> None:
+    first = source.tip()
+    assert first
+    blob = source.git("hash-object", "-w", "--stdin", stdin=TWO)
+    tree = source.git("mktree", stdin=f"100644 blob {blob}\tecr.yaml\n".encode())
+    said = f"tree {tree}\nparent {first}\nauthor A <a@b> 1 +0000\n"
+    said += f"committer A <a@b> {seconds} +0000\n\nAhead of time\n"
+    how = ("hash-object", "-t", "commit", "-w", "--stdin", "--literally")
+    commit = source.git(*how, stdin=said.encode())
+    source.git("update-ref", "refs/heads/main", commit)
+    reader = repo(source, cache, "ecr.yaml")
+
+    read = reader.read()
+
+    assert (read.content, read.source_sha) == (TWO, commit)
+    assert read.committed_at == datetime(1970, 1, 1, tzinfo=UTC)
+    assert reader.history(commit, commit) == [(read.committed_at, TWO)]
+
+
 # What cannot be had
 
 
@@ -370,6 +396,191 @@ def test_a_process_that_was_killed_leaves_nothing_locked(source: Repository, cac
     assert repo(source, cache).read().content == TWO
 
 
+@pytest.mark.parametrize("branch", ["tmp_work/eu", "team/tmp_work", "tmp_obj_1", "tmp_pack"])
+def test_a_branch_that_is_named_like_what_git_leaves_behind_stays(
+    source: Repository, cache: Path, branch: str
+) -> None:
+    source.commit({PATH: TWO}, branch=branch)
+    reader = GovernanceRepo(str(source.folder), branch, PATH, cache)
+    assert [reader.read().content for _ in range(3)] == [TWO] * 3
+
+
+def test_what_a_killed_git_leaves_behind_is_removed(source: Repository, cache: Path) -> None:
+    repo(source, cache).read()
+    (clone,) = cache.glob("*.git")
+    some = next(clone.glob("objects/??"), clone / "objects/aa")
+    some.mkdir(exist_ok=True)
+    left = [
+        clone / "packed-refs.lock",
+        clone / "objects/pack/tmp_pack_x",
+        clone / "objects/pack/.tmp-1-pack-x.pack",
+        some / "tmp_obj_x",
+    ]
+    for each in left:
+        each.touch()
+    repo(source, cache).read()
+    assert [each for each in left if each.exists()] == []
+
+
+def test_a_use_of_the_clone_writes_no_configuration(source: Repository, cache: Path) -> None:
+    source.git("config", "uploadpack.allowFilter", "true")
+    reader = repo(source.url, cache)
+    reader.read()
+    (clone,) = cache.glob("*.git")
+    before = (clone / "config").stat()
+    source.commit({PATH: TWO})
+    assert reader.read().content == TWO
+    after = (clone / "config").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("version", ["0", "2"])
+def test_a_server_that_offers_to_filter_and_cannot_is_read_whole(
+    source: Repository, cache: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    source.git("config", "uploadpack.allowFilter", "true")
+    if version == "2":
+        source.git("config", "uploadpackfilter.allow", "false")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.version")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", version)
+    reader = repo(source.url, cache)
+    assert reader.read().content == ONE
+    source.commit({PATH: TWO})
+    assert reader.read().content == TWO
+
+
+# The first clone
+
+
+@dataclass
+class SlowServer:
+    """A server behind SSH that sends one megabyte of two, and waits until it may go on."""
+
+    folder: Path
+    source: Repository
+
+    @property
+    def url(self) -> str:
+        return f"ssh://git.example.com{self.source.folder}"
+
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().splitlines()
+
+    def go_on(self) -> None:
+        (self.folder / "go").touch()
+
+
+SSH: Final = """#!{python} -S
+import os, subprocess, sys, time
+from pathlib import Path
+folder = Path("{folder}")
+with (folder / "calls").open("a") as calls:
+    calls.write(sys.argv[-1] + "\\n")
+sent = 0
+with subprocess.Popen(sys.argv[-1], shell=True, stdout=subprocess.PIPE) as served:
+    while some := os.read(served.stdout.fileno(), 65536):
+        while sent > 1_000_000 and not (folder / "go").exists():
+            time.sleep(0.02)
+        sent += os.write(1, some)
+"""
+
+
+@pytest.fixture
+def slow(source: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlowServer:
+    rng = random.Random(1)
+    source.commit({f"big/{n}": rng.randbytes(50_000) for n in range(40)})
+    server = SlowServer(tmp_path / "slow", source)
+    server.folder.mkdir()
+    ssh = server.folder / "ssh"
+    ssh.write_text(SSH.format(python=sys.executable, folder=server.folder))
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    return server
+
+
+def test_a_first_clone_that_takes_longer_than_a_run_waits_goes_on_and_says_how_far_it_is(
+    slow: SlowServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 2)
+    monkeypatch.setattr(git_clone, "JOIN_SECONDS", 0.1)
+    reader = repo(slow.url, cache)
+    for _ in range(2):
+        error = unavailable(reader)
+        assert re.search(r"the first clone is under way: \d+ %", error.problem)
+        assert "goes on in the background" in error.remediation
+    assert len(slow.calls()) == 2, "one question, and one fetch that both runs wait for"
+    slow.go_on()
+    monkeypatch.setattr(git_clone, "JOIN_SECONDS", 30)
+    assert reader.read().content == ONE
+    assert len(list(cache.glob("*.new*"))) == 0
+
+
+def test_a_first_clone_outlives_the_process_that_started_it(
+    slow: SlowServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_reader(slow.url, cache)
+    wait_until(lambda: (slow.folder / "calls").exists() and len(slow.calls()) == 2)
+    process.kill()
+    process.wait()
+    slow.go_on()
+    monkeypatch.setattr(git_clone, "JOIN_SECONDS", 30)
+    assert repo(slow.url, cache).read().content == ONE
+    assert len(slow.calls()) == 3, "what was fetched by then is kept"
+
+
+def test_a_first_clone_whose_process_is_gone_is_started_again(
+    slow: SlowServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 0.5)
+    reader = repo(slow.url, cache)
+    assert "under way" in unavailable(reader).problem
+    (half,) = cache.glob("*.new*")
+    children = psutil.Process().children()
+    for child in children:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 30)
+    slow.go_on()
+    assert repo(slow.url, cache).read().content == ONE
+    assert not half.exists()
+
+
+def test_a_first_clone_has_a_time_of_its_own(
+    slow: SlowServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECR_CATALOG_CLONE_SECONDS", "1")
+    error = unavailable(repo(slow.url, cache))
+    assert "the first clone was ended after 1 s" in error.problem
+    assert "ECR_CATALOG_CLONE_SECONDS gives it more time" in error.problem
+    monkeypatch.setenv("ECR_CATALOG_CLONE_SECONDS", "an hour")
+    assert "not a whole number of seconds" in unavailable(repo(slow.url, cache)).problem
+
+
+def test_a_git_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    note = tmp_path / "pid"
+    ssh.write_text(f"#!/bin/sh\necho $PPID > {note}.new; mv {note}.new {note}; exec sleep 600\n")
+    ssh.chmod(0o755)
+    process = start_reader("git@git.example.com:x.git", tmp_path / "cache", GIT_SSH=str(ssh))
+    wait_until(note.exists)
+    git = psutil.Process(int(note.read_text()))
+    hanging = git.children()
+    process.kill()
+    process.wait()
+    wait_until(lambda: not git.is_running() or git.status() == psutil.STATUS_ZOMBIE)
+    for each in hanging:
+        each.kill()
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_half_made_clone_is_made_again(source: Repository, cache: Path) -> None:
     repo(source, cache).read()
     (clone,) = cache.glob("*.git")
@@ -385,7 +596,9 @@ def test_two_branches_of_one_repository_do_not_meet(source: Repository, cache: P
     assert [ours.read().content, other.read().content, ours.read().content] == [ONE, TWO, ONE]
 
 
-def start_reader(source: Repository, cache: Path) -> subprocess.Popen[str]:
+def start_reader(
+    source: Repository | str, cache: Path, **environment: str
+) -> subprocess.Popen[str]:
     """Read in a process, and process group, of its own."""
     script = (
         "import sys; from pathlib import Path\n"
@@ -395,8 +608,10 @@ def start_reader(source: Repository, cache: Path) -> subprocess.Popen[str]:
         "try: read = repo.read(); print(read.commit, read.content)\n"
         "except CatalogError as error: print(f'{type(error).__name__}: {error}')"
     )
+    where = source if isinstance(source, str) else str(source.folder)
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(source.folder), PATH, str(cache)],
+        [sys.executable, "-c", script, where, PATH, str(cache)],
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

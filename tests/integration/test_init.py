@@ -482,8 +482,8 @@ def test_a_governance_file_that_is_not_there_is_told(
 def test_a_git_target_that_takes_no_push_is_told(user: User) -> None:
     refusing = {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": "remote.origin.receivepack",
-        "GIT_CONFIG_VALUE_0": "false",
+        "GIT_CONFIG_KEY_0": "url./nowhere/.pushInsteadOf",
+        "GIT_CONFIG_VALUE_0": "/",
     }
     done = user.run("init", "goldenpath", *user.flags, "--yes", **refusing)
     assert done.returncode == 2

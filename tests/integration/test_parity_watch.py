@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -15,14 +16,24 @@ from typing import Any, Final, Self
 
 import dagster as dg
 import pytest
+import sqlalchemy as sql
+from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    SensorInstigatorData,
+)
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
 from ecr_catalog_pipeline.core.alerts import Signal
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs import parity_watch
+from ecr_catalog_pipeline.defs import conditions, parity_watch
+from ecr_catalog_pipeline.defs.event_log import read_parity
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
@@ -31,6 +42,7 @@ from tests.integration.worlds import MIRROR, FileTarget, World
 
 NAMES: Final = tuple(f"team/app-{number}" for number in range(5))
 SECRET: Final = "hook-s3cr3t"
+LOCATION: Final = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mirrors"), "__repository__")
 
 
 class Receiver:
@@ -425,6 +437,370 @@ def test_two_causes_at_a_time_are_two_alerts(drill: Drill) -> None:
     told = sorted(drill.heard())
 
     assert told == sorted([begins(Signal.BACKSTAGE_UNREACHABLE), begins(Signal.GOVERNANCE_REFUSED)])
+
+
+# What is only planned, queued or under way begins and ends nothing
+
+
+def planned_run(drill: Drill, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    """Store a run with all that it plans, checks included, as the daemon does."""
+    job = drill.definitions.resolve_job_def(f"{MIRROR}_sync")
+    return drill.world.instance.create_run_for_job(
+        job, status=status, remote_job_origin=LOCATION.get_job_origin(job.name)
+    )
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+def test_a_held_plan_has_not_recovered_because_a_run_waits_or_is_under_way(
+    drill: Drill, status: dg.DagsterRunStatus
+) -> None:
+    plan_hash = delete_most(drill)
+    assert drill.heard() == [begins(Signal.PLAN_HELD)]
+
+    for _ in range(3):
+        run = planned_run(drill, status)
+        assert drill.heard() == []
+        drill.world.instance.report_run_canceled(run)
+        assert drill.heard() == [], "a run that was canceled has judged nothing"
+
+    drill.sync(approve=plan_hash)
+    assert drill.heard() == [ends(Signal.PLAN_HELD)]
+
+
+def test_a_finding_has_not_recovered_because_a_run_is_under_way_or_failed_before_the_check(
+    drill: Drill,
+) -> None:
+    drill.world.govern("No/Such Name")
+    drill.sync()
+    assert drill.heard() == [begins(Signal.GOVERNANCE_FINDINGS)]
+
+    run = planned_run(drill, dg.DagsterRunStatus.STARTED)
+    assert drill.heard() == []
+    drill.world.instance.report_run_failed(run, "killed")
+    assert drill.heard() == [begins(Signal.RUN_HUNG)]
+
+    drill.world.revert()
+    drill.sync()
+    assert sorted(drill.heard()) == sorted(
+        [ends(Signal.RUN_HUNG), ends(Signal.GOVERNANCE_FINDINGS)]
+    )
+
+
+def test_a_run_that_hangs_has_not_repaired_the_source_that_failed_before(drill: Drill) -> None:
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+    assert drill.heard() == [begins(Signal.INVENTORY_FAILED)]
+
+    hung = started_run(drill, since=timedelta(minutes=5))
+    drill.world.instance.report_run_failed(hung, "Exceeded maximum runtime")
+    assert drill.heard() == [begins(Signal.RUN_HUNG)]
+
+    drill.world.fake.clear()
+    drill.sync()
+    assert sorted(drill.heard()) == sorted([ends(Signal.INVENTORY_FAILED), ends(Signal.RUN_HUNG)])
+
+
+def test_a_source_that_a_failed_run_did_not_get_to_read_has_not_recovered(drill: Drill) -> None:
+    drill.world.commit("version: '1.0'\nrepositories: [broken\n")
+    drill.world.sync_fails()
+    assert drill.heard() == [begins(Signal.GOVERNANCE_REFUSED)]
+
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails(only=["ecr_inventory"])
+    assert drill.heard() == [begins(Signal.INVENTORY_FAILED)]
+
+    drill.world.fake.clear()
+    drill.world.revert()
+    drill.sync()
+    assert sorted(drill.heard()) == sorted(
+        [ends(Signal.GOVERNANCE_REFUSED), ends(Signal.INVENTORY_FAILED)]
+    )
+
+
+def test_a_run_that_waits_too_long_is_an_alert_of_its_own(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = planned_run(drill, dg.DagsterRunStatus.QUEUED)
+    assert drill.heard() == [], "every run waits for a moment"
+
+    monkeypatch.setattr(conditions, "QUEUED_AFTER", timedelta(0))
+    assert drill.heard() == [begins(Signal.RUN_QUEUED)]
+    assert run.run_id in drill.receiver.heard[-1]["message"]
+
+    drill.world.instance.report_run_canceled(run)
+    assert drill.heard() == [ends(Signal.RUN_QUEUED)]
+
+
+def test_a_run_that_waits_for_another_one_of_its_mirror_is_no_alert(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "QUEUED_AFTER", timedelta(0))
+    started_run(drill, since=timedelta(seconds=60))
+    planned_run(drill, dg.DagsterRunStatus.QUEUED)
+
+    assert drill.heard() == []
+
+
+# Parity is verified only as far as the sources were compared
+
+
+class Looks:
+    """The change sensor, evaluated and kept as the daemon does."""
+
+    def __init__(self, drill: Drill) -> None:
+        self.drill = drill
+        self.state = InstigatorState(
+            LOCATION.get_instigator_origin(f"{MIRROR}_changes"),
+            InstigatorType.SENSOR,
+            InstigatorStatus.RUNNING,
+            SensorInstigatorData(),
+        )
+        drill.world.instance.add_instigator_state(self.state)
+
+    def look(self) -> datetime:
+        """Look until the sensor has read its sources; gives when it was asked to."""
+        before = datetime.now(UTC)
+        while "read less often" in str(self._tick().skip_message):
+            time.sleep(0.2)
+            before = datetime.now(UTC)
+        return before
+
+    def _tick(self) -> SensorExecutionData:
+        definitions, instance = self.drill.world.definitions, self.drill.world.instance
+        sensor = definitions.resolve_sensor_def(f"{MIRROR}_changes")
+        data = self.state.instigator_data
+        assert isinstance(data, SensorInstigatorData)
+        with dg.build_sensor_context(
+            instance=instance,
+            cursor=data.cursor,
+            definitions=definitions,
+            resources={
+                key: (definitions.resources or {})[key] for key in sensor.required_resource_keys
+            },
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        self.state = self.state.with_data(SensorInstigatorData(cursor=tick.cursor or data.cursor))
+        instance.update_instigator_state(self.state)
+        return tick
+
+
+@pytest.fixture
+def kept_drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
+    """A mirror, whose instance keeps the state of sensors."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with (
+        FakeAws() as aws,
+        FakeBackstage() as backstage,
+        dg.DagsterInstance.from_config(str(home)) as instance,
+    ):
+        target = FileTarget(tmp_path)
+        world = World(tmp_path, target, aws, instance, MIRROR)
+        world.write_mirror(backstage={"url": backstage.url}, parity={"slo_seconds": 600})
+        backstage.source = target.content
+        world.have(*NAMES)
+        drill = Drill(world, backstage, receiver)
+        drill.environ[ALERT_URLS_VARIABLE] = receiver.url
+        yield drill
+
+
+def verified_at(drill: Drill) -> datetime:
+    return datetime.fromisoformat(json.loads(drill.cursor or "{}")["verified_at"])
+
+
+def test_parity_is_verified_by_both_the_looks_at_the_sources_and_those_at_backstage(
+    kept_drill: Drill,
+) -> None:
+    kept_drill.sync()
+    state = read_parity(kept_drill.world.instance, kept_drill.world.mirror)
+    assert state.sources is not None
+    kept_drill.look(times=2)
+    assert verified_at(kept_drill) == state.sources.began_at, "Backstage alone verifies nothing"
+
+    looks = Looks(kept_drill)
+    began = looks.look()
+    kept_drill.look()
+    verified = verified_at(kept_drill)
+    assert verified >= began, "both sources are as the run read them, Backstage serves that"
+
+    kept_drill.backstage.tampering = lambda entity: entity["metadata"].update(title="Mine")
+    kept_drill.backstage.reread()
+    looks.look()
+    kept_drill.look()
+    assert verified_at(kept_drill) == verified, "the sources alone verify nothing either"
+
+    kept_drill.backstage.tampering = lambda _: None
+    kept_drill.backstage.reread()
+    looks.look()
+    kept_drill.world.fake.create("team/new")
+    looks.look()
+    kept_drill.look()
+    assert verified_at(kept_drill) == verified, "ECR has changed since the run"
+    kept_drill.world.fake.delete("team/new")
+    began = looks.look()
+    kept_drill.look()
+    verified = verified_at(kept_drill)
+    assert verified >= began
+
+    kept_drill.world.govern("team/new")
+    looks.look()
+    kept_drill.look()
+    assert verified_at(kept_drill) == verified, "governance has changed since the run"
+
+
+def test_when_no_look_and_no_run_compares_the_sources_parity_is_stale_beside_a_lasting_finding(
+    kept_drill: Drill,
+) -> None:
+    kept_drill.world.govern("No/Such Name")
+    kept_drill.sync()
+    assert kept_drill.heard() == [begins(Signal.GOVERNANCE_FINDINGS)]
+
+    kept_drill.world.write_mirror(
+        backstage={"url": kept_drill.backstage.url}, parity={"slo_seconds": 1}
+    )
+    while not (heard := kept_drill.heard()):
+        time.sleep(0.2)
+
+    assert heard == [begins(Signal.PARITY_STALE)]
+
+
+def test_a_mirror_whose_runs_never_come_is_stale_too(kept_drill: Drill) -> None:
+    assert kept_drill.heard() == []
+
+    kept_drill.world.write_mirror(
+        backstage={"url": kept_drill.backstage.url}, parity={"slo_seconds": 1}
+    )
+    while not (heard := kept_drill.heard()):
+        time.sleep(0.2)
+
+    assert heard == [begins(Signal.PARITY_STALE)]
+    assert "never verified" in kept_drill.receiver.heard[-1]["message"]
+
+
+# What was kept and cannot be read, and what goes wrong in the watch itself
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "{",
+        "[]",
+        '{"version": 99, "raised": {}}',
+        '{"raised": "none"}',
+        '{"raised": {}, "verified_at": "2026-01-09T12:00:00"}',
+        '{"raised": {"moon-full": {}}, "verified_at": 1e300}',
+        '{"raised": {}, "verified_at": "2999-01-01T00:00:00Z"}',
+    ],
+)
+def test_a_cursor_that_cannot_be_used_silences_nothing_and_heals(drill: Drill, cursor: str) -> None:
+    drill.backstage.close()
+    drill.cursor = cursor
+
+    tick = drill.look()
+
+    assert drill.receiver.titles == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+    if "2999" not in cursor:  # a time ahead of now is readable, and not trusted
+        assert "starts afresh" in str(tick.skip_message)
+    assert "afresh" not in str(drill.look().skip_message), "it is said once"
+    assert verified_at(drill) <= datetime.now(UTC)
+    assert drill.heard() == []
+
+
+def report_state(drill: Drill, state: Any) -> None:
+    """Materialize `backstage_parity` as another version of us would."""
+    drill.world.instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            dg.AssetKey([MIRROR, "backstage_parity"]),
+            metadata={"state": dg.MetadataValue.json(state)},
+        )
+    )
+
+
+@pytest.mark.parametrize("state", [{"open": "x"}, {"version": 99}, ["x"], {"verified_at": "noon"}])
+def test_a_parity_state_that_cannot_be_used_silences_no_alert(drill: Drill, state: Any) -> None:
+    report_state(drill, state)
+    drill.backstage.close()
+
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+
+
+def test_a_watch_that_fails_alerts_on_itself_keeps_what_it_knows_and_recovers(
+    drill: Drill,
+) -> None:
+    drill.world.govern("No/Such Name")
+    drill.sync()
+    assert drill.heard() == [begins(Signal.GOVERNANCE_FINDINGS)]
+
+    rename_checks(drill, "asset_check_executions", "asset_check_executions_away")
+    assert drill.heard() == [begins(Signal.WATCH_FAILED)]
+    assert "OperationalError" in drill.receiver.heard[-1]["message"]
+    assert drill.heard() == []
+
+    rename_checks(drill, "asset_check_executions_away", "asset_check_executions")
+    assert drill.heard() == [ends(Signal.WATCH_FAILED)]
+
+
+def rename_checks(drill: Drill, before: str, after: str) -> None:
+    """Break the event log of the instance under the watch, or repair it."""
+    storage = drill.world.instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    with storage.index_connection() as conn:
+        conn.execute(sql.text(f"ALTER TABLE {before} RENAME TO {after}"))
+
+
+def test_thirty_upgrades_and_rollbacks_of_stored_state_lose_no_hold_and_repeat_no_alert(
+    drill: Drill,
+) -> None:
+    """Whatever another version keeps: the hold stays, and no tick fails."""
+    chance = random.Random(9)
+    delete_most(drill)
+    assert drill.heard() == [begins(Signal.PLAN_HELD)]
+
+    for number in range(30):
+        kept = json.loads(drill.cursor or "{}")
+        text, loses_alert = of_another_version(chance, kept)
+        drill.cursor = text
+        report_state(drill, {**chance.choice(OTHER_STATES)})
+        before = len(drill.receiver.titles)
+        drill.look(times=2)
+
+        told = drill.receiver.titles[before:]
+        assert told == ([begins(Signal.PLAN_HELD)] if loses_alert else []), (number, text)
+        assert json.loads(drill.cursor)["raised"]["plan-held"]["delivered"]
+        if number % 10 == 9:
+            assert drill.world.sync().outcome == "held"
+
+    drill.sync(approve=drill.world.sync().planned.plan.plan_hash)
+    assert drill.heard() == [ends(Signal.PLAN_HELD)]
+
+
+OTHER_STATES: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"open": "x"},
+    {"version": 7, "changes": []},
+    {"superseded": "many", "hours": {"noon": 1}},
+    {"recent": [{"repository": "team/app"}], "measured": 3},
+    {"pauses": [{"why": "moon", "began_at": "2026-01-01"}], "sources": None},
+)
+
+
+def of_another_version(chance: random.Random, kept: dict[str, Any]) -> tuple[str, bool]:
+    """Change a cursor as an upgrade or a rollback does; say whether it loses the alert."""
+    renamed = {"alerts" if key == "raised" else key: value for key, value in kept.items()}
+    unversioned = {key: value for key, value in kept.items() if key != "version"}
+    without = {key: value for key, value in kept.items() if key != "served"}
+    return chance.choice(
+        [
+            (json.dumps(kept | {"moon": {"phase": 1}}), False),
+            (json.dumps(kept | {"served": 7, "verified_at": "noon"}), False),
+            (json.dumps(without), False),
+            (json.dumps(unversioned), False),
+            (json.dumps(renamed), True),
+            (json.dumps(kept | {"version": 99}), True),
+            (json.dumps(kept)[: chance.randrange(1, 200)], True),
+        ]
+    )
 
 
 # At least once, with one key

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from ecr_catalog_pipeline.adapters import git_clone
 from ecr_catalog_pipeline.adapters.publish_git import (
     DEFAULT_EMAIL,
     DEFAULT_NAME,
@@ -351,6 +352,70 @@ def test_a_push_whose_answer_was_lost_counts(target: GitTarget) -> None:
     assert target.content() == TWO
     assert publisher.read() == Published(TWO, second)
     assert target.remote.git("rev-parse", f"{BRANCH}^@") == before
+
+
+def behind_ssh(folder: Path, monkeypatch: pytest.MonkeyPatch, *, push: str, read: str) -> None:
+    """Put a server behind SSH; scripts say what it does after a push, and instead of being read."""
+    ssh = folder / "ssh"
+    ssh.write_text(
+        "#!/bin/sh\nfor command; do :; done\ncase $command in\n"
+        f'*receive-pack*) sh -c "$command"; touch {folder}/pushed; {push};;\n'
+        f'*) if [ -e {folder}/pushed ]; then {read}; fi; exec sh -c "$command";;\nesac\n'
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+
+
+@pytest.mark.parametrize("push", ["exec sleep 600", "exit 255"], ids=["silent", "broken off"])
+def test_a_push_that_was_taken_and_then_got_no_answer_counts(
+    target: GitTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, push: str
+) -> None:
+    behind_ssh(tmp_path, monkeypatch, push=push, read=":")
+    publisher = target.publisher(url=f"ssh://git.example.com{target.remote.folder}")
+    version = publisher.read().version
+    monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 2)
+    published = publisher.publish(ONE, version, PROVENANCE)
+    assert target.content() == ONE
+    assert publisher.read() == Published(ONE, published)
+
+
+def test_a_push_that_was_taken_and_cannot_be_read_back_is_not_said_to_have_changed_nothing(
+    target: GitTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind_ssh(tmp_path, monkeypatch, push="exec sleep 600", read="exit 255")
+    publisher = target.publisher(url=f"ssh://git.example.com{target.remote.folder}")
+    version = publisher.read().version
+    monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 2)
+    with pytest.raises(TargetUnavailable) as caught:
+        publisher.publish(ONE, version, PROVENANCE)
+    assert "whether the commit was taken is not known: git push did not end in 2 s" in str(
+        caught.value
+    )
+    assert "stays" not in str(caught.value)
+    (tmp_path / "pushed").unlink()
+    assert publisher.read().content == ONE
+
+
+def test_a_push_that_was_taken_counts_though_the_clone_cannot_note_it(target: GitTarget) -> None:
+    publisher = target.publisher()
+    version = publish(publisher, ONE)
+    (clone,) = target.caches.glob("*/*.git")
+    # The server takes the push, and the clone's branch is locked then.
+    target.remote.hook("post-receive", f"touch {clone}/refs/heads/{BRANCH}.lock")
+    published = publisher.publish(TWO, version, PROVENANCE)
+    (target.remote.folder / "hooks/post-receive").unlink()
+    assert publisher.read() == Published(TWO, published)
+
+
+def test_a_branch_that_is_named_like_what_git_leaves_behind_is_published_to(
+    tmp_path: Path, cache: Path
+) -> None:
+    remote = Repository.create(tmp_path / "remote.git", bare=True)
+    publisher = GitPublisher(str(remote.folder), "tmp_work/eu", PATH, cache)
+    for content in (ONE, TWO):
+        publish(publisher, content)
+        assert remote.content(PATH, "tmp_work/eu") == content
 
 
 def _publish(path: str, cache: Path, name: str, notes: Path) -> None:

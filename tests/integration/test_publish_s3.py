@@ -14,11 +14,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ecr_catalog_pipeline import wiring
 from ecr_catalog_pipeline.adapters import aws
 from ecr_catalog_pipeline.adapters.publisher import Published, Publisher
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.wiring import adapters_of
 from tests.drills.s3_faults import Broken, S3Faults
 from tests.integration.publisher_contract import (
     NOTHING,
@@ -50,7 +50,7 @@ def publisher_of(
             "publish": {"kind": "s3", "bucket": bucket, "key": KEY, "endpoint_url": endpoint},
         }
     )
-    return wiring.publisher(mirror, Path("unused"))
+    return adapters_of(mirror, {"ECR_CATALOG_CACHE": "unused"}).publisher
 
 
 # Against moto, which keeps buckets as S3 does

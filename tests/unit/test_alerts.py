@@ -47,10 +47,12 @@ class Watch:
     arrived: dict[Signal, list[bool]] = field(default_factory=lambda: defaultdict(list))
     looks: int = 0
 
-    def look(self, *signals: Signal, receiver_is_up: bool = True) -> list[tuple[Signal, bool]]:
+    def look(
+        self, *signals: Signal, receiver_is_up: bool = True, unseen: Collection[Signal] = ()
+    ) -> list[tuple[Signal, bool]]:
         """Give what arrived."""
         self.looks += 1
-        self.state = advance(self.state, wrong(*signals), at(self.looks))
+        self.state = advance(self.state, wrong(*signals), at(self.looks), unseen)
         sent = [(signal, self.state[signal].ended_at is None) for signal in due(self.state)]
         if not receiver_is_up:
             return []
@@ -181,7 +183,7 @@ def test_what_was_raised_first_is_told_once_when_its_cause_joins_it(cause: Signa
     [
         (Signal.BACKSTAGE_DIFFERS, Signal.BACKSTAGE_UNREACHABLE),
         (Signal.CHECK_FAILED, Signal.INVENTORY_FAILED),
-        (Signal.INVENTORY_FAILED, Signal.RUN_HUNG),
+        (Signal.RUN_FAILED, Signal.RUN_HUNG),
     ],
 )
 def test_what_can_no_longer_be_seen_has_not_recovered(first: Signal, worse: Signal) -> None:
@@ -192,6 +194,35 @@ def test_what_can_no_longer_be_seen_has_not_recovered(first: Signal, worse: Sign
     assert watch.look(worse) == [(worse, True)]
     assert watch.look(first) == [(worse, False)]
     assert watch.look() == [(first, False)]
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_what_was_not_looked_at_neither_begins_nor_ends(signal: Signal) -> None:
+    watch = Watch()
+    watch.look(signal)
+
+    assert watch.look(unseen=[signal]) == []
+    assert watch.look(signal, unseen=[signal]) == []
+    assert watch.look() == [(signal, False)]
+    assert watch.look(unseen=[signal]) == []
+
+
+@pytest.mark.parametrize("signal", [Signal.GOVERNANCE_FINDINGS, Signal.CHECK_FAILED])
+def test_a_lasting_finding_or_failed_check_mutes_no_other_cause(signal: Signal) -> None:
+    watch = Watch()
+    watch.look(signal)
+
+    for other in set(Signal) - {signal}:
+        assert (other, True) in Watch(dict(watch.state)).look(signal, other)
+
+
+def test_a_held_plan_mutes_no_stale_parity_and_a_failed_run_mutes_no_held_plan() -> None:
+    assert set(loudest(wrong(Signal.PLAN_HELD, Signal.PARITY_STALE))) == {
+        Signal.PLAN_HELD,
+        Signal.PARITY_STALE,
+    }
+    for cause in (Signal.RUN_FAILED, Signal.RUN_HUNG, Signal.INVENTORY_FAILED):
+        assert set(loudest(wrong(cause, Signal.PLAN_HELD))) == {cause, Signal.PLAN_HELD}
 
 
 def test_an_alert_begins_with_the_words_of_its_beginning() -> None:

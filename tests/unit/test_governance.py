@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from ecr_catalog_pipeline.core import governance
 from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.findings import Severity
 from ecr_catalog_pipeline.core.governance import (
     MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_FINDINGS_OF_RULE,
     Catalog,
     Entry,
     Status,
@@ -166,6 +171,92 @@ def test_a_file_of_20_megabytes_is_read() -> None:
     content = EMPTY + b"#" * (MAX_BYTES - len(EMPTY))
 
     assert parse_governance(content) == Catalog((), ())
+
+
+def many(count: int) -> bytes:
+    return b"repositories:\n" + b"".join(b"  a%06x:\n" % number for number in range(count))
+
+
+def test_more_than_200_000_entries_are_refused_at_the_line_of_the_first_one_too_many() -> None:
+    with pytest.raises(GovernanceRefused) as caught:
+        parse_governance(many(MAX_ENTRIES + 10))
+
+    assert MAX_ENTRIES == 200_000
+    assert (caught.value.line, caught.value.column) == (200_002, 3)
+    assert "more than 200,000 entries" in caught.value.problem
+    assert caught.value.remediation == "Split the registry over several mirrors."
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        b"[" + b"[a,a,a,a]," * 30 + b"]",
+        b"{k: {a: 1, b: 1}, " + b"".join(b"k%d: {a: 1, b: 1}," % n for n in range(30)) + b"}",
+        b"[&a x, " + b"*a, " * 100 + b"]",
+    ],
+    ids=["lists", "mappings", "aliases"],
+)
+def test_more_keys_and_values_than_a_full_file_needs_are_refused_in_whatever_shape(
+    monkeypatch: pytest.MonkeyPatch, nodes: bytes
+) -> None:
+    monkeypatch.setattr(governance, "MAX_NODES", 90)
+
+    with pytest.raises(GovernanceRefused) as caught:
+        parse_governance(b"repositories: {}\nmore: " + nodes)
+
+    assert caught.value.line == 2
+    assert "more than 90 keys and values" in caught.value.problem
+
+
+def test_entries_that_lack_everything_take_memory_for_the_findings_that_are_kept() -> None:
+    script = (
+        "import resource, sys\n"
+        "from ecr_catalog_pipeline.core.governance import parse_governance\n"
+        "catalog = parse_governance(sys.stdin.buffer.read())\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(len(catalog.entries), len(catalog.findings), used)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=many(60_000), capture_output=True, check=True
+    )
+
+    entries, findings, kilobytes = map(int, done.stdout.split())
+    assert entries == 60_000
+    assert findings < 6 * MAX_FINDINGS_OF_RULE
+    assert kilobytes < 300_000, "so that 200,000 stay below a gigabyte"
+
+
+def test_findings_beyond_the_first_of_a_rule_are_counted_in_one_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(governance, "MAX_FINDINGS_OF_RULE", 2)
+
+    findings = [
+        (each.repository, each.message)
+        for each in parse({f"app-{number}": {} for number in range(5)}).findings
+        if each.rule == "owner-missing"
+    ]
+
+    assert findings == [
+        ("", "3 more findings of this rule"),
+        ("app-0", "metadata.owner is missing"),
+        ("app-1", "metadata.owner is missing"),
+    ]
+
+
+def test_unknown_keys_beyond_the_first_five_are_counted_in_one_finding() -> None:
+    entry = governed()
+    entry["metadata"] |= {f"key{number}": "x" for number in range(9)}
+
+    messages = [
+        each.message for each in parse({"ab": entry}).findings if each.rule == "key-unknown"
+    ]
+
+    assert messages == [
+        "4 more keys of metadata mean nothing here",
+        *(f"the key 'metadata.key{number}' means nothing here" for number in range(5)),
+    ]
 
 
 def test_a_registry_without_repositories_is_legal() -> None:

@@ -9,7 +9,9 @@ import pytest
 from ecr_catalog_pipeline.core import strict_yaml
 from ecr_catalog_pipeline.core.strict_yaml import (
     MAX_DEPTH,
+    Limits,
     YamlFault,
+    YamlTooLarge,
     as_backstage_reads,
     as_written,
     parse_documents,
@@ -384,3 +386,29 @@ def test_line_endings_and_a_byte_order_mark_change_no_value() -> None:
     text = "a: 1\nb:\n  - x\n  - |\n    two\n    lines\n"
 
     assert value_of("\ufeff" + text.replace("\n", "\r\n")) == value_of(text, scalar=as_written)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("[a, b, c, d]", (1, 11), "a list holds more than 3 entries"),
+        ("a:\nb:\nc:\nd:\n", (4, 1), "a mapping holds more than 3 entries"),
+        ("x:\n  a:\n  b:\n  c:\n  d:\n", (5, 3), "a mapping holds more than 3 entries"),
+        ("[[a, b, c], [d, e, f], [g, h]]", (1, 25), "the document holds more than 10 keys"),
+        ("{a: [1, 2], b: [3, 4], c: {d: 5}}", (1, 27), "the document holds more than 10 keys"),
+    ],
+)
+def test_what_goes_beyond_the_limits_is_refused_where_it_does(
+    text: str, place: tuple[int, int], problem: str
+) -> None:
+    with pytest.raises(YamlTooLarge) as caught:
+        list(parse_documents(text, limits=Limits(entries=3, nodes=10)))
+
+    assert problem in caught.value.problem
+    assert (caught.value.line, caught.value.column) == place
+
+
+def test_each_document_of_a_stream_has_the_limits_of_its_own() -> None:
+    text = "---\n[[a, b, c], [d, e, f]]\n" * 2
+
+    assert len(list(parse_documents(text, limits=Limits(entries=3, nodes=10)))) == 2
