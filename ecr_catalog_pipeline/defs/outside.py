@@ -5,6 +5,7 @@ A run observes what it reads itself, and pins what it observed as the version th
 otherwise it would pin what was observed before its step began, and count as stale from then on.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -100,6 +101,10 @@ def _observable(
             data_version = look(context)
         yield dg.ObserveResult(asset_key=spec.key, data_version=dg.DataVersion(data_version))
 
-    decorate = dg.multi_observable_source_asset(name="__".join(spec.key.path), specs=[spec])
-    asset: dg.AssetsDefinition = decorate(observe)
+    with warnings.catch_warnings():
+        # It is the only observable asset that may have dependencies, and its beta warning would
+        # stand in every user's log.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        decorate = dg.multi_observable_source_asset(name="__".join(spec.key.path), specs=[spec])
+        asset: dg.AssetsDefinition = decorate(observe)
     return asset
