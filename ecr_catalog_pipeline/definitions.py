@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,11 +16,22 @@ from ecr_catalog_pipeline.defs.change_sensor import change_sensor
 from ecr_catalog_pipeline.defs.housekeeping import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
+from ecr_catalog_pipeline.defs.mirror_files import (
+    last_good_settings,
+    mirror_files_watch,
+    refused_definitions,
+)
 from ecr_catalog_pipeline.defs.parity import parity_asset
 from ecr_catalog_pipeline.defs.parity_watch import parity_watch
-from ecr_catalog_pipeline.defs.resources import NOTIFIER, mirror_resources
+from ecr_catalog_pipeline.defs.resources import NOTIFIER, backstage_key, mirror_resources
 from ecr_catalog_pipeline.defs.sprawl import sprawl_checks
-from ecr_catalog_pipeline.settings import LoadedMirrors, cache_folder, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.settings import (
+    LoadedMirrors,
+    Mirror,
+    cache_folder,
+    load_mirrors,
+    mirrors_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +63,7 @@ def build_definitions(
             resources=shared,
             jobs=[housekeeping],
             schedules=[housekeeping_schedule(housekeeping)],
+            sensors=[mirror_files_watch(loaded, cache)],
         )
     ]
     entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
@@ -71,18 +84,18 @@ def build_definitions(
                 },
             )
         )
-    for place, (name, error) in enumerate(sorted(loaded.errors.items()), 1):
+    for name, error in sorted(loaded.errors.items()):
         logger.error("mirror %s is not loaded: %s", name, error)
-        parts.append(dg.Definitions(assets=[_refused_mirror(place, name, str(error))]))
-    return dg.Definitions.merge(*parts)
+        if last_good := last_good_settings(loaded, name, cache):
+            parts.append(_still_watched(last_good, cache, overrides))
+    return dg.Definitions.merge(*parts, refused_definitions(loaded))
 
 
-def _refused_mirror(place: int, name: str, error: str) -> dg.AssetSpec:
-    """Stands in the asset graph for a mirror whose file cannot be used."""
-    readable = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return dg.AssetSpec(
-        ["refused_mirrors", f"{place}_{readable}"],
-        group_name="refused_mirrors",
-        description=f"This mirror is not loaded. {error}",
-        kinds={"yaml"},
+def _still_watched(mirror: Mirror, cache: Path, overrides: Mapping[str, Any]) -> dg.Definitions:
+    """Watch what is published of a mirror whose file is refused, with its last good settings."""
+    key = backstage_key(mirror)
+    return dg.Definitions(
+        assets=external_assets(mirror),
+        sensors=[parity_watch(mirror, settings_refused=True)],
+        resources={} if key in overrides else {key: mirror_resources(mirror, cache)[key]},
     )

@@ -98,7 +98,12 @@ def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime)
 
 def link_of(mirror: Mirror) -> str:
     """Where the Dagster UI shows the parity of a mirror."""
-    return f"{_ui()}/assets/{mirror.name}/backstage_parity"
+    return ui_link(f"assets/{mirror.name}/backstage_parity")
+
+
+def ui_link(path: str) -> str:
+    """Where the Dagster UI shows something."""
+    return f"{os.environ.get(UI_VARIABLE, DEFAULT_UI).rstrip('/')}/{path}"
 
 
 def _conditions(
@@ -146,7 +151,7 @@ def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condi
         "begin; until it does, no other one is asked for",
         "Look at the concurrency of the instance (Deployment, Concurrency) for who holds the "
         "mirror's pool; free that slot, or cancel the run.",
-        f"{_ui()}/runs/{queued.dagster_run.run_id}",
+        ui_link(f"runs/{queued.dagster_run.run_id}"),
     )
 
 
@@ -160,7 +165,7 @@ def _failed(steps: Steps, run_id: str, since: datetime) -> Iterator[Condition]:
             since,
             f"{step.asset}: {step.cause}",
             "The last good entity stays. Fix the cause; the next run recovers by itself.",
-            f"{_ui()}/runs/{run_id}",
+            ui_link(f"runs/{run_id}"),
         )
 
 
@@ -170,7 +175,7 @@ def _hung(run_id: str, since: datetime) -> Condition:
         since,
         "a run does not end, or was ended by run monitoring because it did not",
         "Look at its log for the step that waits; the next run starts when its slot is free.",
-        f"{_ui()}/runs/{run_id}",
+        ui_link(f"runs/{run_id}"),
     )
 
 
@@ -193,7 +198,7 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
                 description,
                 "Look at the plan; approve it with "
                 + (text_of(evaluation.metadata, "approve") or "sync"),
-                f"{_ui()}/assets/{mirror.name}/published_entity?view=checks",
+                ui_link(f"assets/{mirror.name}/published_entity?view=checks"),
             )
         elif key.name == checks.GOVERNANCE_FINDINGS:
             yield Condition(
@@ -201,7 +206,7 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
                 at,
                 f"{key.asset_key.path[-1]}: {key.name}: {description}",
                 "Correct the entries that the check names; all others are mirrored meanwhile.",
-                f"{_ui()}/assets/{mirror.name}/governance_catalog?view=checks",
+                ui_link(f"assets/{mirror.name}/governance_catalog?view=checks"),
             )
         else:
             failed.append((at, f"{key.asset_key.path[-1]}: {key.name}: {description}"))
@@ -211,7 +216,7 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
             min(at for at, _ in failed),
             "; ".join(words for _, words in failed),
             "Look at the failed checks in the Dagster UI.",
-            f"{_ui()}/asset-groups",
+            ui_link("asset-groups"),
         )
 
 
@@ -230,7 +235,3 @@ def _evaluated(
             ):
                 found[key] = evaluated
     return found
-
-
-def _ui() -> str:
-    return os.environ.get(UI_VARIABLE, DEFAULT_UI).rstrip("/")
