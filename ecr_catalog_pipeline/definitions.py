@@ -8,16 +8,28 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.defs.assets import mirror_assets
 from ecr_catalog_pipeline.defs.change_sensor import change_sensor
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
+from ecr_catalog_pipeline.defs.mirror_files import (
+    last_good_settings,
+    mirror_files_watch,
+    refused_definitions,
+)
 from ecr_catalog_pipeline.defs.outside import outside_assets
 from ecr_catalog_pipeline.defs.parity_watch import parity_watch
 from ecr_catalog_pipeline.housekeeping.job import housekeeping_job, housekeeping_schedule
-from ecr_catalog_pipeline.settings import LoadedMirrors, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.settings import (
+    LoadedMirrors,
+    Mirror,
+    cache_folder,
+    load_mirrors,
+    mirrors_folder,
+)
 from ecr_catalog_pipeline.sprawl.check import sprawl_checks
-from ecr_catalog_pipeline.wiring import AdaptersOf, adapters_of
+from ecr_catalog_pipeline.wiring import Adapters, AdaptersOf, adapters_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +54,14 @@ def build_definitions(
         make_adapters: makes the adapters of a mirror; the seam for tests and for extensions.
         io_manager: passes values between the assets.
     """
+    cache = cache_folder(environ)
     housekeeping = housekeeping_job(loaded.mirrors)
     parts = [
         dg.Definitions(
             resources={"io_manager": io_manager},
             jobs=[housekeeping],
             schedules=[housekeeping_schedule(housekeeping)],
+            sensors=[mirror_files_watch(loaded, cache, Notifier(environ))],
         )
     ]
     entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
@@ -64,18 +78,16 @@ def build_definitions(
                 sensors=[change_sensor(mirror, adapters, job), parity_watch(mirror, adapters)],
             )
         )
-    for place, (name, error) in enumerate(sorted(loaded.errors.items()), 1):
+    for name, error in sorted(loaded.errors.items()):
         logger.error("mirror %s is not loaded: %s", name, error)
-        parts.append(dg.Definitions(assets=[_refused_mirror(place, name, str(error))]))
-    return dg.Definitions.merge(*parts)
+        if last_good := last_good_settings(loaded, name, cache):
+            parts.append(_still_watched(last_good, make_adapters(last_good, environ)))
+    return dg.Definitions.merge(*parts, refused_definitions(loaded))
 
 
-def _refused_mirror(place: int, name: str, error: str) -> dg.AssetSpec:
-    """Stands in the asset graph for a mirror whose file cannot be used."""
-    readable = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return dg.AssetSpec(
-        ["refused_mirrors", f"{place}_{readable}"],
-        group_name="refused_mirrors",
-        description=f"This mirror is not loaded. {error}",
-        kinds={"yaml"},
+def _still_watched(mirror: Mirror, adapters: Adapters) -> dg.Definitions:
+    """Watch what is published of a mirror whose file is refused, with its last good settings."""
+    return dg.Definitions(
+        assets=outside_assets(mirror, adapters),
+        sensors=[parity_watch(mirror, adapters, settings_refused=True)],
     )

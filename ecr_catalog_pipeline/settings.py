@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -548,6 +548,7 @@ class LoadedMirrors:
 
     mirrors: Mapping[str, Mirror]
     errors: Mapping[str, SettingsError]
+    folder: Path | None = field(default=None, compare=False)
 
     def get(self, name: str) -> Mirror:
         """Give one mirror.
@@ -611,7 +612,7 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
             errors[clean_text(path.stem if path.suffix == ".yaml" else path.name)] = error
     shared = _shared_targets(mirrors, folder.name)
     usable = {name: mirror for name, mirror in mirrors.items() if name not in shared}
-    return LoadedMirrors(usable, {**errors, **shared})
+    return LoadedMirrors(usable, {**errors, **shared}, folder)
 
 
 def load_mirror(path: Path, text: str | None = None) -> Mirror:

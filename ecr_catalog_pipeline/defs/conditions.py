@@ -101,7 +101,12 @@ def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime)
 
 def link_of(mirror: Mirror) -> str:
     """Where the Dagster UI shows the parity of a mirror."""
-    return f"{_ui()}/assets/{mirror.name}/backstage_parity"
+    return ui_link(f"assets/{mirror.name}/backstage_parity")
+
+
+def ui_link(path: str) -> str:
+    """Where the Dagster UI shows something."""
+    return f"{os.environ.get(UI_VARIABLE, DEFAULT_UI).rstrip('/')}/{path}"
 
 
 def _conditions(
@@ -149,7 +154,7 @@ def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condi
         "begin; until it does, no other one is asked for",
         "Look at the concurrency of the instance (Deployment, Concurrency) for who holds the "
         "mirror's pool; free that slot, or cancel the run.",
-        f"{_ui()}/runs/{queued.dagster_run.run_id}",
+        ui_link(f"runs/{queued.dagster_run.run_id}"),
     )
 
 
@@ -163,7 +168,7 @@ def _failed(steps: Steps, run_id: str, since: datetime) -> Iterator[Condition]:
             since,
             f"{step.asset}: {step.cause}",
             step.remediation or "Read the log of the run for what its step met.",
-            f"{_ui()}/runs/{run_id}",
+            ui_link(f"runs/{run_id}"),
         )
 
 
@@ -173,7 +178,7 @@ def _hung(run_id: str, since: datetime) -> Condition:
         since,
         "a run does not end, or was ended by run monitoring because it did not",
         "Look at its log for the step that waits; the next run starts when its slot is free.",
-        f"{_ui()}/runs/{run_id}",
+        ui_link(f"runs/{run_id}"),
     )
 
 
@@ -196,7 +201,7 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
                 description,
                 "Look at the plan; approve it with "
                 + (text_of(evaluation.metadata, "approve") or "sync"),
-                f"{_ui()}/assets/{mirror.name}/published_entity?view=checks",
+                ui_link(f"assets/{mirror.name}/published_entity?view=checks"),
             )
         elif key.name == checks.GOVERNANCE_FINDINGS:
             yield Condition(
@@ -204,7 +209,7 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
                 at,
                 f"{key.asset_key.path[-1]}: {key.name}: {description}",
                 "Correct the entries that the check names; all others are mirrored meanwhile.",
-                f"{_ui()}/assets/{mirror.name}/governance_catalog?view=checks",
+                ui_link(f"assets/{mirror.name}/governance_catalog?view=checks"),
             )
         else:
             failed.append((at, f"{key.asset_key.path[-1]}: {key.name}: {description}"))
@@ -214,13 +219,9 @@ def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Con
             min(at for at, _ in failed),
             "; ".join(words for _, words in failed),
             "Look at the failed checks in the Dagster UI.",
-            f"{_ui()}/asset-groups",
+            ui_link("asset-groups"),
         )
 
 
 def _alerting_checks(mirror: Mirror) -> list[dg.AssetCheckKey]:
     return [dg.AssetCheckKey(key_of(mirror, asset), name) for asset, name in _ALERTING_CHECKS]
-
-
-def _ui() -> str:
-    return os.environ.get(UI_VARIABLE, DEFAULT_UI).rstrip("/")

@@ -13,7 +13,6 @@ import dagster as dg
 from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
-from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.core.alerts import (
     STOPS_PUBLISHING,
     Alert,
@@ -21,12 +20,11 @@ from ecr_catalog_pipeline.core.alerts import (
     Raised,
     Signal,
     advance,
-    due,
-    told,
 )
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
+from ecr_catalog_pipeline.defs.alerting import send_due
 from ecr_catalog_pipeline.defs.common import key_of
 from ecr_catalog_pipeline.defs.conditions import Known, link_of, read_conditions
 from ecr_catalog_pipeline.defs.event_log import last_look_that_found, read_published
@@ -96,7 +94,8 @@ def parity_watch(
         elif Signal.PARITY_STALE not in unseen:
             conditions.update(_stale(mirror, seen.after, now))
         raised = advance(before.raised, conditions, now, unseen)
-        raised, sent = _tell(context, mirror, adapters.notifier, raised, seen.after.verified_at)
+        last_good = _last_good(seen.after.verified_at)
+        raised, sent = send_due(context, adapters.notifier, mirror.name, raised, last_good)
         heard = adapters.notifier.is_heard
         problem = f"; the cursor {kept.problem}, that part starts afresh" if kept.problem else ""
         return dg.SensorResult(
@@ -317,38 +316,13 @@ def _stale(mirror: Mirror, known: Watched, now: datetime) -> dict[Signal, Condit
     return {condition.signal: condition}
 
 
+def _last_good(verified_at: datetime | None) -> str:
+    return f"parity verified {verified_at:%Y-%m-%d %H:%M:%S} UTC" if verified_at else "none"
+
+
 def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
     raised = before.raised.get(signal)
     return raised.condition.since if raised and not raised.ended_at else now
-
-
-def _tell(
-    context: dg.SensorEvaluationContext,
-    mirror: Mirror,
-    notifier: Notifier,
-    raised: dict[Signal, Raised],
-    verified_at: datetime | None,
-) -> tuple[dict[Signal, Raised], list[Alert]]:
-    """Send what is due; what does not arrive stays due."""
-    last_good = f"parity verified {verified_at:%Y-%m-%d %H:%M:%S} UTC" if verified_at else "none"
-    sent = []
-    for signal in due(raised):
-        each = raised[signal]
-        alert = Alert(mirror.name, each.condition, each.ended_at, last_good)
-        if _arrives(context, notifier, alert):
-            raised = told(raised, signal)
-            sent.append(alert)
-        else:
-            context.log.error("alert not delivered, tried again at the next look: %s", alert.title)
-    return raised, sent
-
-
-def _arrives(context: dg.SensorEvaluationContext, notifier: Notifier, alert: Alert) -> bool:
-    try:
-        return notifier.send(alert)
-    except Exception:  # one alert that cannot be sent keeps no other one from it
-        context.log.exception("the alert was not sent")
-        return False
 
 
 def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:

@@ -141,6 +141,7 @@ def test_a_mirror_has_these_keys_and_no_others(tmp_path: Path) -> None:
     assert {each.name for each in repository.sensor_defs} == {
         "goldenpath_changes",
         "goldenpath_parity_watch",
+        "mirror_files_watch",
     }
 
 

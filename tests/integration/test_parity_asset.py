@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,11 +20,12 @@ from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import PING_URL_VARIABLE, Notifier
 from ecr_catalog_pipeline.core.errors import GovernanceUnavailable
 from ecr_catalog_pipeline.core.parity import Basis, Change, judge
-from ecr_catalog_pipeline.defs.event_log import read_parity
+from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG, parity_metadata, read_parity
 from ecr_catalog_pipeline.defs.outside import served_observation
 from tests.fakes.aws import FakeAws
+from tests.fakes.aws import Fault as AwsFault
 from tests.fakes.backstage import FakeBackstage, Fault
-from tests.integration.worlds import MIRROR, FileTarget, Synced, World, a_world
+from tests.integration.worlds import MIRROR, QUIET, FileTarget, Synced, World, a_world
 
 NAMES: Final = tuple(f"team/app-{number}" for number in range(4))
 NEW: Final = "team/new"
@@ -284,7 +287,8 @@ def test_what_the_watch_saw_in_between_closes_the_change_at_that_time(
     assert change.published_at <= change.visible_at <= seen_by
     state = read_parity(world.instance, world.mirror)
     assert state.verified_at is not None
-    assert state.verified_at > seen_by, "this run verified parity, whoever saw the change first"
+    assert state.sources is not None
+    assert state.verified_at == state.sources.began_at > seen_by, "this run verified parity"
     assert run.checks["parity_is_fresh"]
 
 
@@ -412,6 +416,137 @@ def test_held_changes_keep_their_time_until_they_are_approved(world: World) -> N
     assert shown(run)["changes_closed"] == 3
     closed = read_parity(world.instance, world.mirror).recent[:3]
     assert {each.key: each.asked_at for each in closed} == asked
+
+
+def later_than_a_second(world: World) -> None:
+    """Wait until the open changes are older than an SLO of 1 s."""
+    (asked, *_) = [each.asked_at for each in read_parity(world.instance, world.mirror).open]
+    assert asked is not None
+    while datetime.now(UTC) - asked <= timedelta(seconds=1):
+        time.sleep(0.1)
+
+
+def not_counted(run: Synced) -> list[str]:
+    return [str(row["not counted"]) for row in rows(run)]
+
+
+def test_a_plan_that_was_held_and_then_approved_is_not_late_and_says_for_how_long_it_was_held(
+    world: World, backstage: FakeBackstage
+) -> None:
+    for name in NAMES[1:]:
+        world.fake.delete(name)
+    held = world.sync()
+    later_than_a_second(world)
+    slo = {"slo_seconds": HELD_SLO}
+    world.write_mirror(backstage={"url": backstage.url}, parity=slo)
+    assert len(read_parity(world.instance, world.mirror).pauses) == 1
+    # As if the plan were held for as long as people need; the changes are as old.
+    report_older_state(world, by=timedelta(seconds=10 * HELD_SLO))
+
+    run = world.sync(approve=held.planned.plan.plan_hash)
+
+    assert run.checks["time_to_parity_within_slo"]
+    words = str(run.evaluations["time_to_parity_within_slo"].description)
+    assert "of which held" in words
+    change = recent(world, NAMES[1])[0]
+    assert change.seconds is not None
+    assert change.seconds > 10 * HELD_SLO, "the measured time stays what it was"
+    assert change.held_seconds > 10 * HELD_SLO - 1
+    assert all(each.startswith("held ") for each in not_counted(run)[:3])
+    assert read_parity(world.instance, world.mirror).pauses == ()
+
+
+HELD_SLO: Final = 60
+
+
+def report_older_state(world: World, by: timedelta) -> None:
+    """Materialize `backstage_parity` with its open changes and pauses moved into the past."""
+    state = read_parity(world.instance, world.mirror)
+    older = replace(
+        state,
+        open=tuple(
+            replace(each, asked_at=each.asked_at and each.asked_at - by) for each in state.open
+        ),
+        pauses=tuple(replace(each, began_at=each.began_at - by) for each in state.pauses),
+    )
+    world.instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            dg.AssetKey([MIRROR, "backstage_parity"]), metadata=parity_metadata(older)
+        )
+    )
+
+
+def test_time_for_which_a_source_could_not_be_read_is_not_counted(world: World) -> None:
+    world.fake.fail("DescribeRepositories", AwsFault.ACCESS_DENIED)
+    world.have(NEW)
+    world.sync_fails()
+    world.fake.clear()
+
+    run = world.sync()
+
+    change = of(world)
+    assert change.seconds is not None
+    assert 0 < change.down_seconds <= change.seconds
+    assert not_counted(run)[0] == change.excused
+
+
+@pytest.mark.usefixtures("impatient")
+def test_time_for_which_backstage_did_not_answer_is_not_counted(
+    world: World, backstage: FakeBackstage
+) -> None:
+    backstage.fail(Fault.SERVER_ERROR)
+    world.have(NEW)
+    world.sync()
+    later_than_a_second(world)
+    backstage.clear()
+
+    run = world.sync()
+
+    change = of(world)
+    assert change.seconds is not None
+    assert 0 < change.down_seconds <= change.seconds
+    assert not_counted(run)[0].startswith("down ")
+
+
+# State of another version
+
+
+@pytest.mark.parametrize("state", [{"open": "x"}, {"version": 99}, {"recent": [{"at": "noon"}]}])
+def test_a_state_that_cannot_be_read_fails_no_run_and_is_said_once(
+    world: World, state: dict[str, Any]
+) -> None:
+    world.instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            dg.AssetKey([MIRROR, "backstage_parity"]),
+            metadata={"state": dg.MetadataValue.json(state)},
+        )
+    )
+
+    first, second = world.sync(), world.sync()
+
+    words = str(first.evaluations["time_to_parity_within_slo"].description)
+    assert "measuring starts afresh" in words
+    assert "afresh" not in str(second.evaluations["time_to_parity_within_slo"].description)
+    assert shown(first)["in_parity"] is True
+    assert read_parity(world.instance, world.mirror).baseline is not None
+
+
+@pytest.mark.parametrize("moment", ["noon", "2026-01-09T12:00:00", "2999-01-01T00:00:00+00:00"])
+def test_a_time_of_the_change_sensor_that_cannot_be_used_is_left_out(
+    world: World, moment: str
+) -> None:
+    world.fake.delete(NAMES[0])
+    job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
+
+    result = job.execute_in_process(
+        instance=world.instance, run_config=QUIET, tags={STILL_HELD_TAG: moment}
+    )
+
+    assert result.success
+    change = recent(world, NAMES[0])[0]
+    assert change.new is None
+    assert change.asked_at is not None
+    assert change.asked_at <= datetime.now(UTC)
 
 
 # Without Backstage

@@ -26,6 +26,10 @@ from dagster._core.scheduler.instigation import (
     InstigatorStatus,
     SensorInstigatorData,
 )
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from ecr_catalog_pipeline import mirroring
@@ -95,6 +99,7 @@ class Drill:
     backstage: FakeBackstage
     receiver: Receiver
     cursor: str | None = None
+    files_cursor: str | None = None
     environ: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -108,21 +113,33 @@ class Drill:
     def look(self, times: int = 1) -> SensorExecutionData:
         """Evaluate the watch as the daemon does: new definitions, the cursor of the last time."""
         definitions = self.definitions
-        sensor = definitions.resolve_sensor_def(f"{MIRROR}_parity_watch")
         for _ in range(times):
-            with dg.build_sensor_context(
-                instance=self.world.instance,
-                cursor=self.cursor,
-                definitions=definitions,
-                resources={
-                    key: (definitions.resources or {})[key] for key in sensor.required_resource_keys
-                },
-            ) as context:
-                tick = sensor.evaluate_tick(context)
-            for event in tick.asset_events:
-                assert isinstance(event, dg.AssetObservation | dg.AssetCheckEvaluation)
-                self.world.instance.report_runless_asset_event(event)
+            tick = self.tick(definitions, f"{MIRROR}_parity_watch", self.cursor)
             self.cursor = tick.cursor
+        return tick
+
+    def look_at_files(self) -> SensorExecutionData:
+        """Evaluate the watch of the mirror files after the code location was loaded again."""
+        tick = self.tick(self.definitions, "mirror_files_watch", self.files_cursor)
+        self.files_cursor = tick.cursor
+        return tick
+
+    def tick(
+        self, definitions: dg.Definitions, name: str, cursor: str | None
+    ) -> SensorExecutionData:
+        sensor = definitions.resolve_sensor_def(name)
+        with dg.build_sensor_context(
+            instance=self.world.instance,
+            cursor=cursor,
+            definitions=definitions,
+            resources={
+                key: (definitions.resources or {})[key] for key in sensor.required_resource_keys
+            },
+        ) as context:
+            tick = sensor.evaluate_tick(context)
+        for event in tick.asset_events:
+            assert isinstance(event, dg.AssetObservation | dg.AssetCheckEvaluation)
+            self.world.instance.report_runless_asset_event(event)
         return tick
 
     def heard(self) -> list[str]:
@@ -801,6 +818,100 @@ def of_another_version(chance: random.Random, kept: dict[str, Any]) -> tuple[str
             (json.dumps(kept)[: chance.randrange(1, 200)], True),
         ]
     )
+
+
+# A mirror file that breaks
+
+
+def check_of_file(drill: Drill, asset: str) -> AssetCheckExecutionRecord:
+    key = dg.AssetCheckKey(dg.AssetKey(["refused_mirrors", asset]), "settings_valid")
+    latest = drill.world.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
+    return latest[key]
+
+
+def sensors(drill: Drill) -> set[str]:
+    return {each.name for each in drill.definitions.get_repository_def().sensor_defs}
+
+
+def test_a_mirror_file_that_breaks_is_one_alert_a_failed_check_and_one_recovery(
+    drill: Drill,
+) -> None:
+    assert drill.look_at_files().skip_message == "every mirror file can be used"
+    good = drill.world.mirror_file.read_text()
+    drill.world.mirror_file.write_text(good.replace("region:", "regoin:"))
+
+    for _ in range(3):
+        drill.look_at_files()
+    assert drill.receiver.titles == [begins(Signal.SETTINGS_REFUSED)]
+    assert "registry.region: is required" in drill.receiver.heard[-1]["message"]
+    shown = check_of_file(drill, f"1_{MIRROR}")
+    assert shown.status is AssetCheckExecutionRecordStatus.FAILED
+    assert shown.evaluation is not None
+    assert "registry.region: is required" in str(shown.evaluation.description)
+
+    drill.world.mirror_file.write_text(good)
+    for _ in range(3):
+        drill.look_at_files()
+    assert drill.receiver.titles[1:] == [ends(Signal.SETTINGS_REFUSED)]
+
+
+def test_while_its_file_is_broken_a_mirror_is_watched_with_its_last_good_settings(
+    drill: Drill,
+) -> None:
+    drill.look_at_files()
+    drill.backstage.close()
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+
+    good = drill.world.mirror_file.read_text()
+    drill.world.mirror_file.write_text("]")
+    drill.look_at_files()
+    assert sensors(drill) == {f"{MIRROR}_parity_watch", "mirror_files_watch"}
+    assert not drill.definitions.get_repository_def().has_job(f"{MIRROR}_sync")
+    assert drill.heard() == []
+    drill.backstage.open()
+    assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
+
+    drill.world.mirror_file.write_text(good)
+    assert f"{MIRROR}_changes" in sensors(drill)
+    assert drill.heard() == []
+
+
+def test_stale_parity_follows_from_a_refused_file_and_is_not_over_while_that_lasts(
+    drill: Drill,
+) -> None:
+    drill.look_at_files()
+    drill.world.mirror_file.write_text("]")
+    kept = json.loads(drill.cursor or "{}")
+    drill.cursor = json.dumps(kept | {"verified_at": "2026-01-09T12:00:00Z"})
+    report_state(drill, {})
+
+    assert drill.heard() == []
+
+
+def test_a_file_that_was_never_good_has_a_check_and_an_alert_and_nothing_to_watch(
+    drill: Drill,
+) -> None:
+    (drill.world.mirrors / "a b.yaml").write_text("{}")
+
+    drill.look_at_files()
+
+    assert drill.receiver.titles == ["[a b] settings refused"]
+    assert check_of_file(drill, "1_a_b").status is AssetCheckExecutionRecordStatus.FAILED
+    (drill.world.mirrors / "a b.yaml").unlink()
+    drill.look_at_files()
+    assert drill.receiver.titles[1:] == ["[a b] RECOVERED: settings refused"]
+
+
+def test_a_file_that_breaks_before_it_is_loaded_again_leaves_the_copy_of_the_good_one(
+    drill: Drill,
+) -> None:
+    drill.look_at_files()
+    loaded = drill.definitions
+    drill.world.mirror_file.write_text("]")
+
+    drill.tick(loaded, "mirror_files_watch", drill.files_cursor)
+
+    assert f"{MIRROR}_parity_watch" in sensors(drill)
 
 
 # At least once, with one key

@@ -29,14 +29,18 @@ from ecr_catalog_pipeline.core.parity import (
     Evidence,
     ParityFigures,
     ParityState,
+    Pause,
+    Why,
     close_published,
     count_measured,
     entry_changes,
     figures_since,
+    forget_pauses,
     judge,
     judge_plan,
     judge_published,
     mark_published,
+    note_pause,
     percentile,
     record_changes,
     rounded_seconds,
@@ -690,6 +694,68 @@ def test_two_fields_of_one_entry_changed_by_two_commits_have_a_time_each() -> No
     ).open
 
     assert {each.field: each.asked_at for each in changes} == {"owner": at(110), "risk": at(150)}
+
+
+# What does not count against the SLO
+
+
+def paused(why: Why, *spans: tuple[float, float]) -> ParityState:
+    state = mark_published(recorded(OWNED), at(400))
+    for began, ended in spans:
+        state = note_pause(state, why, at(began), lasts=True)
+        state = note_pause(state, why, at(ended), lasts=False)
+    return state
+
+
+def test_time_for_which_a_plan_was_held_does_not_count_and_is_named() -> None:
+    state = paused(Why.HELD, (150, 360))
+
+    _, (change,) = close_published(state, at(410))
+
+    assert change.seconds == 280  # from 130 on: the measured time stays what it was
+    assert change.held_seconds == 210
+    assert change.seconds_for_slo == 70
+    assert change.excused == "held 210 s"
+
+
+def test_time_before_a_change_was_asked_for_and_after_it_was_seen_excuses_nothing() -> None:
+    state = paused(Why.HELD, (10, 50), (500, 600))
+
+    _, (change,) = close_published(state, at(410))
+
+    assert (change.held_seconds, change.excused) == (0, "")
+
+
+def test_time_that_was_both_held_and_down_counts_once() -> None:
+    state = paused(Why.HELD, (150, 250))
+    state = note_pause(state, Why.DOWN, at(200), lasts=True)
+    state = note_pause(state, Why.DOWN, at(300), lasts=False)
+
+    _, (change,) = close_published(state, at(410))
+
+    assert (change.held_seconds, change.down_seconds) == (100, 50)
+    assert change.excused == "held 100 s, down 50 s"
+
+
+def test_a_pause_lasts_over_runs_until_it_is_over() -> None:
+    state = recorded(OWNED)
+    for seconds in (150, 270, 390):
+        state = note_pause(state, Why.HELD, at(seconds), lasts=True)
+
+    state = note_pause(state, Why.HELD, at(400), lasts=False)
+
+    assert state.pauses == (Pause(Why.HELD, at(150), at(400)),)
+    assert forget_pauses(state).pauses, "the change is still open"
+    closed, _ = close_published(mark_published(state, at(405)), at(410))
+    assert forget_pauses(closed).pauses == ()
+
+
+def test_a_held_change_is_late_in_the_history_only_by_what_counts() -> None:
+    _, closed = close_published(paused(Why.HELD, (150, 360)), at(410))
+
+    state = count_measured(ParityState(), closed, SLO, at(410))
+
+    assert [(hour.late, dict(hour.seconds)) for hour in state.hours] == [(0, {280: 1})]
 
 
 # The history of measured times

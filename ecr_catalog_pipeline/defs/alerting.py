@@ -1,0 +1,40 @@
+"""Sends the alerts that are due; what does not arrive stays due."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from ecr_catalog_pipeline.adapters.notify import Notifier
+from ecr_catalog_pipeline.core.alerts import Alert, Raised, Signal, due, told
+
+
+def send_due(
+    context: dg.SensorEvaluationContext,
+    notifier: Notifier,
+    mirror: str,
+    raised: Mapping[Signal, Raised],
+    last_good: str,
+) -> tuple[dict[Signal, Raised], list[Alert]]:
+    """Send what is due of a mirror.
+
+    Returns:
+        The state of its signals after that, and the alerts that arrived.
+    """
+    after, sent = dict(raised), []
+    for signal in due(raised):
+        each = raised[signal]
+        alert = Alert(mirror, each.condition, each.ended_at, last_good)
+        if _arrives(context, notifier, alert):
+            after = told(after, signal)
+            sent.append(alert)
+        else:
+            context.log.error("alert not delivered, tried again at the next look: %s", alert.title)
+    return after, sent
+
+
+def _arrives(context: dg.SensorEvaluationContext, notifier: Notifier, alert: Alert) -> bool:
+    try:
+        return notifier.send(alert)
+    except Exception:  # one alert that cannot be sent keeps no other one from it
+        context.log.exception("the alert was not sent")
+        return False
