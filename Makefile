@@ -5,22 +5,34 @@ SHELL := bash
 PYTHON ?= python3
 PORT ?= 3000
 BIN := .venv/bin
-# `make test ARGS="-k guard"` runs a part.
+# `make test ARGS="-k guard"` runs a part, of all tests.
 ARGS ?=
+WORKERS ?= 2
 
-.PHONY: help setup run test lint fmt lock schemas clean
+.PHONY: help setup run test test-all lint fmt lock schemas clean
 
 help: ## Explain the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Install everything into .venv (the other targets do it by themselves)
 
 run: .venv/ready ## Mirror the embedded demo; the Dagster UI is on PORT (3000)
 	@exec $(BIN)/ecr-catalog demo run --port $(PORT)
 
-test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check types, run all tests
+ifdef ARGS
+test: .venv/ready backstage/node_modules/.package-lock.json lint
 	$(BIN)/pytest $(ARGS)
+else
+test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check types, run the tests that take seconds
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not full" tests/unit tests/integration
+	$(BIN)/pytest -m essential tests/e2e
+	@echo "Left out: fault drills, the soak, whole demos and other slow tests. Run them with: make test-all"
+endif
+
+test-all: .venv/ready backstage/node_modules/.package-lock.json ## Run what make test leaves out
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m full tests/unit tests/integration
+	$(BIN)/pytest -m full tests/drills tests/e2e
 
 lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff check .

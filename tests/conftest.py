@@ -1,11 +1,32 @@
-"""What all tests share: in CI nothing may be skipped."""
+"""What all tests share: which of them are slow, and that in CI none is skipped.
+
+`make test` runs all but those marked `full`; `make test-all` runs those. Fault drills and whole
+demos are `full` unless they are marked `essential`.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+WHOLE: frozenset[str] = frozenset({"drills", "e2e"})
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start, also in the background of a shell that ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes whole demos or minutes, before the marks select anything."""
+    for item in items:
+        if item.path.parent.name in WHOLE and not item.get_closest_marker("essential"):
+            item.add_marker("full")
 
 
 @pytest.hookimpl(wrapper=True)

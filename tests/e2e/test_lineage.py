@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ecr_catalog_pipeline.demo import world as worlds
 from tests.e2e.running import RunningDemo, wait_for
+
+pytestmark = [pytest.mark.essential, pytest.mark.timeout(600)]
 
 QUERY = "{ assetNodes { assetKey { path } staleStatus } }"
 

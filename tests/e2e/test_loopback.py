@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.running import RunningDemo
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.essential, pytest.mark.timeout(600)]
 
 
 def test_everything_that_make_run_starts_listens_on_loopback_only(running: RunningDemo) -> None:

@@ -20,7 +20,7 @@ ROUNDING = 0.05
 
 Lines = Mapping[str, Mapping[str, Any]]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.essential, pytest.mark.timeout(600)]
 
 
 def test_a_governed_repository_created_in_ecr_becomes_visible_and_is_measured_truly(

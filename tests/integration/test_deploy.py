@@ -175,6 +175,7 @@ def locked() -> set[tuple[str, str]]:
     return set(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", lines, re.MULTILINE))
 
 
+@pytest.mark.full
 def test_the_image_holds_what_runs_in_the_locked_versions_and_nothing_else(image: Image) -> None:
     listing = (
         "import json; from importlib.metadata import distributions as d; "
@@ -193,6 +194,7 @@ def test_the_image_holds_what_runs_in_the_locked_versions_and_nothing_else(image
         assert os.access(image.bin / program, os.X_OK)
 
 
+@pytest.mark.full
 def test_a_package_that_is_not_the_locked_one_is_not_built_in(tmp_path: Path) -> None:
     def spoil(source: Path) -> None:
         lock = source / "requirements.lock"
@@ -441,6 +443,7 @@ def test_the_workflow_may_do_little_and_pins_what_it_uses() -> None:
             assert step["with"]["persist-credentials"] == "false"
 
 
+@pytest.mark.full
 def test_the_workflow_installs_the_pipeline_in_the_locked_versions(
     runner: Runner, tmp_path: Path
 ) -> None:

@@ -210,7 +210,7 @@ def a_home(folder: Path, settings: str = "") -> Path:
     return home
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.full)])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
     settings = ""
     if request.param == "postgres":

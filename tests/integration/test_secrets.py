@@ -510,6 +510,7 @@ def shell(everything: Planted, written: Written, home: Path) -> Shell:
     return Shell(everything, written, home)
 
 
+@pytest.mark.full
 def test_no_command_that_ends_well_writes_a_secret(
     everything: Planted, shell: Shell, written: Written
 ) -> None:
@@ -535,6 +536,7 @@ def test_no_command_that_ends_well_writes_a_secret(
         assert place in places
 
 
+@pytest.mark.full
 def test_no_command_that_fails_writes_a_secret(
     everything: Planted, shell: Shell, written: Written, planted: Path
 ) -> None:
@@ -596,6 +598,7 @@ def secrets_set(everything: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "POLL_SECONDS", 0.02)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("secrets_set")
 def test_no_run_and_no_alert_holds_a_secret(
     everything: Planted,

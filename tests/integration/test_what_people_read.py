@@ -120,6 +120,7 @@ def governance_files(draw: st.DrawFn) -> str:
     return json.dumps({"version": draw(texts), draw(texts): "x", "repositories": entries})
 
 
+@pytest.mark.full
 @FEW
 @given(governance=governance_files(), names=st.lists(texts, max_size=3), when=texts)
 def test_a_plan_on_a_terminal_is_text_whatever_governance_and_the_target_hold(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -311,6 +312,7 @@ def test_any_bytes_as_governance(content: bytes) -> None:
     assert_governance_is_safe(content)
 
 
+@pytest.mark.full
 @examples(TEXTS)
 @given(texts(GOOD_TEXT))
 @example(f"{'k' * 400}: 1\n{'k' * 400}: 2\nrepositories: {{}}\n")
@@ -320,6 +322,7 @@ def test_a_governance_file_with_hostile_yaml_in_it(text: str) -> None:
     assert_governance_is_safe(text.encode())
 
 
+@pytest.mark.full
 @examples(STRUCTURES)
 @given(mutations(GOOD, values), st.booleans())
 def test_a_governance_file_of_another_shape(value: Any, as_json: bool) -> None:
@@ -370,6 +373,7 @@ answers = st.one_of(
 )
 
 
+@pytest.mark.full
 @examples(PAGES)
 @given(
     st.lists(mutations(ANSWER, answers), min_size=1, max_size=2),
