@@ -146,6 +146,7 @@ def _see(
         look = _look(mirror, backstage, known, before, now)
         conditions.update(look.conditions)
         events.extend(look.events)
+        unseen |= look.unseen
         verified = _verified_at(context.instance, mirror, known, look, now)
         after = replace(
             after,
@@ -220,12 +221,14 @@ class _Look:
     Attributes:
         served: the digest of what it serves, or of what it last did.
         matched: that digest, if it answered now.
+        unseen: what cannot be said while a publication is on its way to Backstage.
     """
 
     conditions: Mapping[Signal, Condition]
     events: list[dg.AssetObservation]
     served: str
     matched: str = ""
+    unseen: frozenset[Signal] = frozenset()
 
 
 def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: datetime) -> _Look:
@@ -248,8 +251,8 @@ def _look(mirror: Mirror, backstage: Any, known: Known, before: Watched, now: da
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
         return _Look({}, events, digest, digest)
-    if known.published_at and now - known.published_at < VISIBLE_GRACE:
-        return _Look({}, events, digest)
+    if known.published_at and timedelta() <= now - known.published_at < VISIBLE_GRACE:
+        return _Look({}, events, digest, unseen=frozenset({Signal.BACKSTAGE_DIFFERS}))
     condition = Condition(
         Signal.BACKSTAGE_DIFFERS,
         _since(before, Signal.BACKSTAGE_DIFFERS, now),
