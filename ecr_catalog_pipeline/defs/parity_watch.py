@@ -147,6 +147,7 @@ def _see(
         look = _look(mirror, backstage, known, before, now)
         conditions.update(look.conditions)
         events.extend(look.events)
+        unseen |= look.unseen
         verified = _verified_at(context.instance, mirror, known, look, now)
         after = replace(
             after,
@@ -221,12 +222,14 @@ class _Look:
     Attributes:
         served: the digest of what it serves, or of what it last did.
         matched: that digest, if it answered now.
+        unseen: what cannot be said while a publication is on its way to Backstage.
     """
 
     conditions: Mapping[Signal, Condition]
     events: list[dg.AssetObservation]
     served: str
     matched: str = ""
+    unseen: frozenset[Signal] = frozenset()
 
 
 def _look(
@@ -251,8 +254,8 @@ def _look(
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
         return _Look({}, events, digest, digest)
-    if known.published_at and now - known.published_at < VISIBLE_GRACE:
-        return _Look({}, events, digest)
+    if known.published_at and timedelta() <= now - known.published_at < VISIBLE_GRACE:
+        return _Look({}, events, digest, unseen=frozenset({Signal.BACKSTAGE_DIFFERS}))
     condition = Condition(
         Signal.BACKSTAGE_DIFFERS,
         _since(before, Signal.BACKSTAGE_DIFFERS, now),

@@ -61,16 +61,20 @@ def running_demo(
     governance: str | None = None,
     ecr: list[dict[str, Any]] | None = None,
     environment: Mapping[str, str] | None = None,
+    instance: str = "",
 ) -> Iterator[RunningDemo]:
     """Serve a demo in an empty folder until Backstage shows its entity, and end it after.
 
     Args:
         governance: the text of its governance file; the demo's own by default.
         ecr: what its ECR holds at first, as the demo's `ecr.json` keeps it.
+        instance: more of `dagster.yaml`.
     """
     ui_port, ecr_port, backstage_port = free_port(), free_port(), free_port()
     for name in ("workspace.yaml", "dagster.yaml"):
         shutil.copy2(ROOT / name, folder / name)
+    with (folder / "dagster.yaml").open("a") as file:
+        file.write(instance)
     (folder / "backstage").symlink_to(ROOT / "backstage")
     (folder / "mirrors").mkdir()
     settings = (ROOT / "mirrors" / "demo.yaml").read_text()

@@ -391,6 +391,24 @@ def test_backstage_may_serve_the_old_version_for_a_moment_after_a_publication(
     assert drill.heard() == []
 
 
+def test_a_backstage_that_differs_has_not_recovered_because_something_was_just_published(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill.sync()
+    drill.backstage.tampering = lambda entity: entity["metadata"].update(title="Mine")
+    drill.backstage.reread()
+    assert drill.heard() == [begins(Signal.BACKSTAGE_DIFFERS)]
+
+    dont_wait(monkeypatch)
+    drill.world.have("team/new")
+    drill.sync()
+    assert drill.heard() == []
+
+    drill.backstage.tampering = lambda _: None
+    drill.backstage.reread()
+    assert drill.heard() == [ends(Signal.BACKSTAGE_DIFFERS)]
+
+
 def test_a_finding_of_severity_error_is_one_alert(drill: Drill) -> None:
     drill.world.govern("No/Such Name")
     assert not drill.world.sync().checks["governance_findings"]
