@@ -458,8 +458,8 @@ def published_without_report(world: World, target: GitTarget, *words: str) -> No
     ("entry", "words"),
     [
         (None, "there is no such file"),
-        (Entry(b"# No markers\n"), "begin --> is missing"),
-        (Entry(PAGE + PAGE), "stands there 2 times"),
+        (Entry(b"# No markers\n"), " is missing. "),
+        (Entry((BEGIN + b"\n" + END + b"\n") * 2), "stands there 2 times"),
         (Entry("../README.md", SYMLINK), "a symbolic link"),
         (Entry("3f2c9d1e8b7a6f5c4d3e2b1a0f9e8d7c6b5a4f3e", SUBMODULE), "a submodule"),
     ],
@@ -638,7 +638,8 @@ def test_markers_that_vanish_while_we_push_cost_the_report_alone(
 
     assert run.outcome == "published"
     assert "team/new" in world.listed
-    assert "begin --> is missing" in warning(run)
+    assert " is missing. " in warning(run)
+    assert BEGIN.decode() in warning(run)
     assert page(target) == b"all new\n"
 
 
