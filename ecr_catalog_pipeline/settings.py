@@ -430,7 +430,7 @@ class SprawlSettings(_Settings):
 
 
 class HealthSettings(_Settings):
-    """Where the health report goes: beside the entity, into the same commit."""
+    """Where the health report goes: published after the entity, in a commit of its own."""
 
     path: RepositoryPath = Field(
         description="The report's file, in the repository and on the branch of `publish`, which "
@@ -482,7 +482,7 @@ class Mirror(_Settings):
     )
     health: HealthSettings | None = Field(
         default=None,
-        description="Publish the registry's health as Markdown beside the entity; only with "
+        description="Publish the registry's health as Markdown after the entity; only with "
         "publish.kind git.",
     )
 

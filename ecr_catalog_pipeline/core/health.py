@@ -284,7 +284,7 @@ def section_of(content: bytes, mirror: str) -> bytes | None:
 
 def _place_section(report: RenderedReport, current: bytes | None) -> Placement:
     begin, end = markers(report.mirror)
-    remediation = f"Where the report shall stand, write these two lines, once: {begin} and {end}"
+    remediation = f"Write these two lines where the report belongs, once: `{begin}` and `{end}`"
     if current is None:
         return Placement(problem="there is no such file", remediation=f"Create it. {remediation}")
     found = _section(current, report.mirror)

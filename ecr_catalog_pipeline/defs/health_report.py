@@ -88,7 +88,8 @@ def _check(published: ReportPublished, settings: HealthSettings) -> dg.AssetChec
         check_name=HEALTH_REPORT_PUBLISHED,
         passed=not problem,
         severity=dg.AssetCheckSeverity.WARN,
-        description=tables.words(f"{problem}. {published.remediation}")
+        # The problem quotes others; the remediation is ours, with markers that people copy.
+        description=f"{tables.words(problem)}. {published.remediation}"
         if problem
         else f"{settings.path} is up to date",
         metadata={"problem": problem, "remediation": published.remediation} if problem else {},

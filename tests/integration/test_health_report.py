@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -13,22 +13,15 @@ from typing import Any, Final
 import dagster as dg
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from ecr_catalog_pipeline import mirroring, wiring
-from ecr_catalog_pipeline.adapters.publish_git import MAX_BESIDE, GitPublisher
-from ecr_catalog_pipeline.adapters.publisher import BesidePublished
-from ecr_catalog_pipeline.core.health import (
-    Origin,
-    RegistryHealth,
-    Style,
-    markers,
-    registry_health,
-    section_of,
-)
+from ecr_catalog_pipeline import mirroring
+from ecr_catalog_pipeline.commands.run_once import run_once
+from ecr_catalog_pipeline.commands.sync import sync
+from ecr_catalog_pipeline.core.health import markers, section_of
 from ecr_catalog_pipeline.core.parity import ParityState
-from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.defs.event_log import read_parity
-from ecr_catalog_pipeline.mirroring import Outcome, Publication, ReportTarget
+from ecr_catalog_pipeline.mirroring import Outcome, Past, PlannedRegistry, ReportPublished
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Fault
 from tests.fakes.backstage import FakeBackstage
@@ -96,17 +89,30 @@ def files_of(target: GitTarget, commit: str = BRANCH) -> set[str]:
     return set(changed.splitlines())
 
 
-def told(run: Synced) -> str:
-    """What the check says; it warns at the most."""
+def files_since(target: GitTarget, before: int) -> list[set[str]]:
+    """The files that each commit changed, of those that followed the first `before` ones."""
+    new = target.repository.git("rev-list", "--reverse", BRANCH).split()[before:]
+    return [files_of(target, commit) for commit in new]
+
+
+def version(run: Synced) -> str:
+    """The blob of the report that a run wrote; empty when it wrote none."""
+    shown = run.materialization("health_report").metadata["version"].value
+    assert isinstance(shown, str)
+    return shown
+
+
+def report_alone(world: World) -> None:
+    """Change something that the report says and the entity does not."""
+    world.fake.create("tmp-debug-jo")
+    world.govern("tmp-debug-jo", status="decommissioned")
+
+
+def warning(run: Synced) -> str:
+    """What the check warns of; it never says that something is an error."""
     evaluation = run.evaluations[CHECK]
     assert evaluation.passed or evaluation.severity is dg.AssetCheckSeverity.WARN
     return "" if evaluation.passed else evaluation.description or ""
-
-
-def settle(world: World) -> None:
-    """Run until the times of what was published are reported, too."""
-    world.sync()
-    world.sync()
 
 
 # The report is right
@@ -204,21 +210,19 @@ def test_the_section_is_right_after_each_of_ten_changes_and_the_rest_stays(
         lambda: truth.create("team/app-1", timed=1),
         lambda: truth.govern("never-made"),
     ]
-    settle(world)
+    world.sync()
     truth.check(report(target))
     for number, change in enumerate(changes, 1):
-        before, said, measured = commits(target), report(target), truth.measured
+        before = commits(target)
         change()
 
         published = world.sync().outcome == "published"
 
-        files = files_of(target)
-        assert (target.path in files) is published, f"change {number}"
-        assert (PATH in files) is (report(target) != said), f"change {number}"
-        assert commits(target) == before + 1, f"change {number}: one commit with both"
-        world.sync()
+        entity: list[set[str]] = [{target.path}] if published else []
+        assert files_since(target, before) == [*entity, {PATH}], f"change {number}"
         truth.check(report(target))
-        assert commits(target) == before + 1 + (truth.measured > measured), f"change {number}"
+        world.sync()
+        assert commits(target) == before + len(entity) + 1, f"change {number}: all is said"
         assert page(target).startswith(ABOVE + BEGIN + b"\r\n")
         assert page(target).endswith(END + BELOW)
 
@@ -232,7 +236,7 @@ def test_the_section_is_right_after_each_of_ten_changes_and_the_rest_stays(
 
 
 def test_a_quiet_hour_makes_no_commit(world: World, target: GitTarget) -> None:
-    settle(world)
+    world.sync()
     before = commits(target)
 
     for tick in range(30):
@@ -241,7 +245,7 @@ def test_a_quiet_hour_makes_no_commit(world: World, target: GitTarget) -> None:
             world.commit(world.governance_file.read_text() + "# Reviewed.\n")
         run = world.sync()
         assert run.outcome == "unchanged"
-        assert run.publication.report == BesidePublished()
+        assert version(run) == ""
         assert run.checks[CHECK]
 
     assert commits(target) == before
@@ -251,32 +255,16 @@ def test_nine_days_of_ticks_renew_nothing_but_what_leaves_its_window(
     world: World, target: GitTarget
 ) -> None:
     """The clock runs by itself; everything else is real."""
-    settle(world)
+    world.sync()
     world.have("team/new")
-    settle(world)
+    world.sync()
     measured = read_parity(world.instance, world.mirror)
     assert measured.measured == 1
-    publisher = wiring.publisher(world.mirror, world.cache)
-    assert isinstance(publisher, GitPublisher)
     before, start = commits(target), datetime.now(UTC)
 
     def tick(now: datetime) -> None:
-        planned = plan_at(world, publisher, now)
-        health = registry_health(
-            mirror=MIRROR,
-            title=world.mirror.identity.title,
-            registry=planned.registry,
-            plan=planned.plan,
-            published_change=planned.published_change,
-            parity=measured,
-            held_since=None,
-            slo_seconds=180,
-            now=now,
-        )
-        run = publish_at(publisher, planned.plan, health, now)
-        assert run.outcome is Outcome.UNCHANGED
-        assert run.report
-        assert not run.report.problem
+        published = report_at(world, plan_at(world, now), now, measured)
+        assert not published.problem
 
     for minutes in (2, 30, 58):
         tick(start + timedelta(minutes=minutes))
@@ -287,74 +275,60 @@ def test_nine_days_of_ticks_renew_nothing_but_what_leaves_its_window(
     assert report(target).parity["changes measured"] == ("0", "0")
 
 
-def plan_at(world: World, publisher: GitPublisher, now: datetime) -> mirroring.PlannedRegistry:
+def plan_at(world: World, now: datetime) -> PlannedRegistry:
     """Read and plan as a run does at that time."""
-    mirror = world.mirror
+    adapters = world.adapters
     return mirroring.plan_publication(
-        mirror,
-        mirroring.read_governance(
-            wiring.governance_repo(mirror, world.cache), GOVERNANCE_PATH, clock=lambda: now
-        ),
-        mirroring.read_inventory(wiring.ecr_registry(mirror), clock=lambda: now),
-        ecr=wiring.ecr_registry(mirror),
-        publisher=publisher,
+        world.mirror,
+        adapters,
+        mirroring.read_governance(adapters.governance, GOVERNANCE_PATH, clock=lambda: now),
+        mirroring.read_inventory(adapters.registry, clock=lambda: now),
+        Past(),
         clock=lambda: now,
     )
 
 
-def publish_at(
-    publisher: GitPublisher, plan: Plan, health: RegistryHealth, now: datetime
-) -> Publication:
-    origin = Origin("main", plan.source_sha, f"{MIRROR}_sync", "a-run", MIRROR)
-    return mirroring.publish_with_report(
-        publisher,
-        plan,
-        health,
-        ReportTarget(PATH, Style.SECTION, origin),
-        mirror=MIRROR,
-        run_id="a-run",
-        clock=lambda: now,
+def report_at(
+    world: World, planned: PlannedRegistry, now: datetime, measured: ParityState
+) -> ReportPublished:
+    """Publish what an unchanged plan comes to, and its report, as a run does at that time."""
+    mirror, adapters = world.mirror, world.adapters
+    publication = mirroring.publish(
+        adapters.publisher, planned, mirror=MIRROR, run_id="a-run", clock=lambda: now
     )
+    assert publication.outcome is Outcome.UNCHANGED
+    health = mirroring.gather_health(
+        mirror, planned, publication, measured, held_since=None, clock=lambda: now
+    )
+    published = mirroring.publish_report(
+        mirror, adapters, health, planned, "a-run", clock=lambda: now
+    )
+    assert published
+    return published
 
 
 def test_a_run_that_wakes_late_publishes_no_report(world: World, target: GitTarget) -> None:
-    settle(world)
-    world.fake.create("tmp-debug-jo")
-    world.govern("team/app-0", status="active")
-    publisher = wiring.publisher(world.mirror, world.cache)
-    assert isinstance(publisher, GitPublisher)
-    now = datetime.now(UTC)
-    planned = plan_at(world, publisher, now)
-    unchanged = replace(planned.plan, unchanged=True)
-    health = registry_health(
-        mirror=MIRROR,
-        title="A title",
-        registry=planned.registry,
-        plan=unchanged,
-        published_change=None,
-        parity=ParityState(),
-        held_since=None,
-        slo_seconds=180,
-        now=now,
-    )
-    before = page(target)
-
-    late = publish_at(publisher, unchanged, health, now + timedelta(seconds=91))
-
-    assert late.outcome is Outcome.UNCHANGED
-    assert late.report
-    assert "91 s ago" in late.report.problem
-    assert page(target) == before
-    in_time = publish_at(publisher, unchanged, health, now + timedelta(seconds=90))
-    assert in_time.report
-    assert in_time.report.commit == target.repository.tip(BRANCH)
-    assert report(target).named["Orphans"] == "tmp-debug-jo"
-
-
-def test_a_commit_of_the_report_alone_says_so(world: World, target: GitTarget) -> None:
     world.sync()
-    world.fake.create("tmp-debug-jo")
-    world.govern("tmp-debug-jo", status="decommissioned")
+    report_alone(world)
+    now = datetime.now(UTC)
+    planned = plan_at(world, now)
+    before = target.history()
+
+    late = report_at(world, planned, now + timedelta(seconds=91), ParityState())
+
+    assert "91 s ago" in late.problem
+    assert late.version is None
+    assert target.history() == before
+    in_time = report_at(world, planned, now + timedelta(seconds=90), ParityState())
+    assert in_time.version == target.repository.git("rev-parse", f"{BRANCH}:{PATH}")
+    assert report(target).named["Lingering"] == "tmp-debug-jo"
+
+
+def test_the_report_is_written_when_the_entity_stays_and_its_commit_says_so(
+    world: World, target: GitTarget
+) -> None:
+    world.sync()
+    report_alone(world)
 
     run = world.sync()
 
@@ -362,11 +336,10 @@ def test_a_commit_of_the_report_alone_says_so(world: World, target: GitTarget) -
     assert run.outcome == "unchanged"
     message = target.repository.git("log", "-1", "--format=%s%n%(trailers:only)", BRANCH)
     subject, *trailers = message.splitlines()
-    assert subject == f"ecr-catalog({MIRROR}): health report, entity unchanged"
+    assert subject == f"ecr-catalog({MIRROR}): health report"
     assert [each.split(": ")[0] for each in trailers] == ["Source-Sha", "Plan-Hash", "Run-Id"]
-    shown = run.materialization("published_entity").metadata
-    assert shown["health_report_commit"].value == target.repository.tip(BRANCH)
-    assert "health_report_commit" not in world.sync().materialization("published_entity").metadata
+    assert version(run) == target.repository.git("rev-parse", f"{BRANCH}:{PATH}")
+    assert version(world.sync()) == ""
 
 
 def test_the_asset_shows_the_report(world: World, target: GitTarget) -> None:
@@ -384,9 +357,9 @@ def test_with_backstage_the_times_are_those_until_it_showed_the_change(
     with FakeBackstage() as backstage:
         backstage.source = target.content
         world.write_mirror(health={"path": PATH}, backstage={"url": backstage.url})
-        settle(world)
+        world.sync()
         world.have("team/new")
-        settle(world)
+        world.sync()
 
     assert report(target).parity["changes measured"] == ("1", "1")
 
@@ -406,7 +379,7 @@ def test_a_held_plan_is_reported_and_the_entity_stays(
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         world.instance = instance
-        settle(world)
+        world.sync()
         good = target.content()
         hold(world)
         began = datetime.now(UTC)
@@ -427,18 +400,19 @@ def test_a_held_plan_is_reported_and_the_entity_stays(
         assert world.sync().outcome == "held"
         assert target.repository.tip(BRANCH) == commit, "the same hold is reported once"
 
+        before = commits(target)
         world.sync(approve=held.planned.plan.plan_hash)
 
-        assert files_of(target) == {PATH, target.path}
+        assert files_since(target, before) == [{target.path}, {PATH}]
         assert report(target).publication.endswith("Nothing is held.")
+        assert report(target).parity["changes measured"] == ("4", "4")
         tip = target.repository.tip(BRANCH)
         world.sync()
-        assert report(target).parity["changes measured"] == ("4", "4")
-        assert target.repository.git("rev-parse", f"{BRANCH}^") == tip
+        assert target.repository.tip(BRANCH) == tip
 
 
 def test_refused_governance_leaves_the_report_as_it_was(world: World, target: GitTarget) -> None:
-    settle(world)
+    world.sync()
     before = target.history()
     world.fake.create("tmp-debug-jo")
     world.commit("repositories: [\n")
@@ -452,7 +426,7 @@ def test_refused_governance_leaves_the_report_as_it_was(world: World, target: Gi
 
 
 def test_a_failed_inventory_leaves_the_report_as_it_was(world: World, target: GitTarget) -> None:
-    settle(world)
+    world.sync()
     before = target.history()
     world.fake.create("tmp-debug-jo")
     world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
@@ -466,7 +440,7 @@ def test_a_failed_inventory_leaves_the_report_as_it_was(world: World, target: Gi
 
 
 def published_without_report(world: World, target: GitTarget, *words: str) -> None:
-    """Publish a change whose report cannot go along, for the reason that the check gives."""
+    """Publish a change whose report cannot be written, for the reason that the check gives."""
     world.have("team/new")
     run = world.sync()
     assert run.outcome == "published"
@@ -475,27 +449,26 @@ def published_without_report(world: World, target: GitTarget, *words: str) -> No
     unchanged = world.sync()
     assert unchanged.outcome == "unchanged"
     for each in (run, unchanged):
-        assert told(each).startswith(f"{PATH} on branch {BRANCH} of ")
+        assert warning(each).startswith(f"{PATH} on branch {BRANCH} of ")
         for word in words:
-            assert word in told(each)
+            assert word in warning(each)
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
         (None, "there is no such file"),
-        (Entry(b"# No markers\n"), "begin --> is missing"),
-        (Entry(PAGE + PAGE), "stands there 2 times"),
+        (Entry(b"# No markers\n"), " is missing. "),
+        (Entry((BEGIN + b"\n" + END + b"\n") * 2), "stands there 2 times"),
         (Entry("../README.md", SYMLINK), "a symbolic link"),
         (Entry("3f2c9d1e8b7a6f5c4d3e2b1a0f9e8d7c6b5a4f3e", SUBMODULE), "a submodule"),
-        (Entry(PAGE + b"x" * MAX_BESIDE), "has more than 5000000 bytes"),
     ],
-    ids=["no file", "no markers", "two sections", "symbolic link", "submodule", "too large"],
+    ids=["no file", "no markers", "two sections", "symbolic link", "submodule"],
 )
 def test_a_report_that_has_no_place_never_stops_the_entity(
     world: World, target: GitTarget, entry: Entry | None, words: str
 ) -> None:
-    settle(world)
+    world.sync()
     put(target, entry)
 
     published_without_report(world, target, words)
@@ -504,11 +477,11 @@ def test_a_report_that_has_no_place_never_stops_the_entity(
 def test_a_folder_in_the_reports_place_never_stops_the_entity(
     world: World, target: GitTarget
 ) -> None:
-    settle(world)
+    world.sync()
     put(target, None)
     put(target, b"x\n", f"{PATH}/inside.md")
 
-    published_without_report(world, target, "it is a folder")
+    published_without_report(world, target, "is a folder")
 
 
 def test_a_file_where_the_report_needs_a_folder_never_stops_the_entity(
@@ -518,7 +491,7 @@ def test_a_file_where_the_report_needs_a_folder_never_stops_the_entity(
     put(target, b"x\n", "docs")
     world.write_mirror(health={"path": PATH, "style": "file"})
 
-    published_without_report(world, target, "health.path")
+    published_without_report(world, target, "cannot be written", "choose another path")
 
     assert target.repository.content("docs", BRANCH) == b"x\n"
 
@@ -526,14 +499,14 @@ def test_a_file_where_the_report_needs_a_folder_never_stops_the_entity(
 def test_markers_that_someone_removed_are_asked_for_and_used_again(
     world: World, target: GitTarget
 ) -> None:
-    settle(world)
+    world.sync()
     put(target, ABOVE + BELOW)
 
     published_without_report(world, target, BEGIN.decode(), END.decode())
 
     assert page(target) == ABOVE + BELOW
     put(target, PAGE)
-    assert told(world.sync()) == ""
+    assert warning(world.sync()) == ""
     assert "6" in str(report(target).counts["live"])
     assert page(target).startswith(ABOVE)
     assert page(target).endswith(BELOW)
@@ -542,7 +515,7 @@ def test_markers_that_someone_removed_are_asked_for_and_used_again(
 def test_a_report_that_the_server_refuses_never_stops_the_entity(
     world: World, target: GitTarget
 ) -> None:
-    settle(world)
+    world.sync()
     target.repository.hook(
         "pre-receive",
         "read old new ref\n"
@@ -556,7 +529,7 @@ def test_a_report_that_the_server_refuses_never_stops_the_entity(
 def test_measured_times_that_cannot_be_read_never_stop_the_entity(
     world: World, target: GitTarget
 ) -> None:
-    settle(world)
+    world.sync()
     world.have("team/new")
     world.instance.report_runless_asset_event(
         dg.AssetMaterialization(
@@ -564,10 +537,9 @@ def test_measured_times_that_cannot_be_read_never_stop_the_entity(
         )
     )
 
-    upstream = ["governance_catalog", "ecr_inventory", "reconciled_registry", "health_report"]
-    run = world.sync(only=[*upstream, "published_entity"])
+    run = world.sync()
 
-    assert run.outcome == "published"
+    assert (run.outcome, warning(run)) == ("published", "")
     assert report(target).counts["live"] == 6
 
 
@@ -583,7 +555,7 @@ def test_the_file_keeps_its_mode(world: World, target: GitTarget) -> None:
 # Races
 
 
-# A server on which someone adds a line to the page before it takes a push, a few times.
+# A server on which someone commits a file before it takes a push, a few times.
 EDIT: Final = f"""
 unset GIT_QUARANTINE_PATH GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES
 echo try >> tries
@@ -592,55 +564,73 @@ export GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x@x GIT_COMMITTER_NAME=x GIT_COMMITTER
 export GIT_INDEX_FILE=moving-index
 git read-tree {BRANCH}
 blob=$( {{edit}} | git hash-object -w --stdin)
-git update-index --add --cacheinfo 100644,$blob,{PATH}
-commit=$(git commit-tree "$(git write-tree)" -p {BRANCH} -m "Edit the page")
+git update-index --add --cacheinfo 100644,$blob,{{path}}
+commit=$(git commit-tree "$(git write-tree)" -p {BRANCH} -m "Edit a file")
 git update-ref refs/heads/{BRANCH} "$commit"
 """
 ADD_A_LINE: Final = f"(echo pushed by hand; git cat-file blob {BRANCH}:{PATH})"
 REMOVE_THE_MARKERS: Final = "echo all new"
+BY_HAND: Final = b"pushed by hand\n"
 
 
-def edited_at_each_push(target: GitTarget, edit: str, *, times: int) -> None:
-    target.repository.hook("pre-receive", EDIT.format(edit=edit, times=times))
+def edited_at_each_push(target: GitTarget, edit: str, *, times: int, path: str = PATH) -> None:
+    target.repository.hook("pre-receive", EDIT.format(edit=edit, times=times, path=path))
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_human_who_pushes_to_the_page_loses_nothing_and_stops_nothing(
+def test_a_person_who_edits_the_page_while_the_entity_is_pushed_loses_nothing_and_stops_nothing(
     world: World, target: GitTarget, times: int
 ) -> None:
-    settle(world)
+    world.sync()
     edited_at_each_push(target, ADD_A_LINE, times=times)
     world.have("team/new")
 
     run = world.sync()
 
-    assert run.outcome == "published"
-    assert told(run) == ""
-    assert files_of(target) == {PATH, target.path}
-    assert page(target).startswith(b"pushed by hand\n" * times + ABOVE)
+    assert (run.outcome, warning(run)) == ("published", "")
+    assert "team/new" in world.listed
+    assert page(target).startswith(BY_HAND * times + ABOVE)
     assert page(target).endswith(BELOW)
     assert report(target).counts["live"] == 6
 
 
-def test_a_report_alone_is_placed_into_what_a_human_has_just_pushed(
+def test_a_person_who_edits_the_page_while_the_report_is_pushed_loses_nothing_and_the_next_run_writes_it(  # noqa: E501
     world: World, target: GitTarget
 ) -> None:
     world.sync()
-    world.fake.create("tmp-debug-jo")
-    world.govern("tmp-debug-jo", status="decommissioned")
+    report_alone(world)
     edited_at_each_push(target, ADD_A_LINE, times=1)
 
     run = world.sync()
 
-    assert (run.outcome, told(run)) == ("unchanged", "")
-    assert page(target).startswith(b"pushed by hand\n" + ABOVE)
+    assert (run.outcome, version(run)) == ("unchanged", "")
+    assert "was changed by someone else" in warning(run)
+    assert page(target).startswith(BY_HAND + ABOVE)
+    assert "Lingering" not in report(target).named
+    assert warning(world.sync()) == ""
+    assert page(target).startswith(BY_HAND + ABOVE)
+    assert page(target).endswith(BELOW)
+    assert report(target).named["Lingering"] == "tmp-debug-jo"
+
+
+def test_a_person_who_commits_another_file_while_the_report_is_pushed_delays_nothing(
+    world: World, target: GitTarget
+) -> None:
+    world.sync()
+    report_alone(world)
+    edited_at_each_push(target, "echo notes", times=2, path="docs/NOTES.md")
+
+    run = world.sync()
+
+    assert (run.outcome, warning(run)) == ("unchanged", "")
+    assert target.repository.content("docs/NOTES.md", BRANCH) == b"notes\n"
     assert report(target).named["Lingering"] == "tmp-debug-jo"
 
 
 def test_markers_that_vanish_while_we_push_cost_the_report_alone(
     world: World, target: GitTarget
 ) -> None:
-    settle(world)
+    world.sync()
     edited_at_each_push(target, REMOVE_THE_MARKERS, times=1)
     world.have("team/new")
 
@@ -648,25 +638,23 @@ def test_markers_that_vanish_while_we_push_cost_the_report_alone(
 
     assert run.outcome == "published"
     assert "team/new" in world.listed
-    assert "begin --> is missing" in told(run)
+    assert " is missing. " in warning(run)
+    assert BEGIN.decode() in warning(run)
     assert page(target) == b"all new\n"
 
 
-def test_a_report_that_keeps_losing_is_told_and_tried_again(
+def test_a_report_that_keeps_losing_warns_and_is_tried_again(
     world: World, target: GitTarget
 ) -> None:
     world.sync()
-    world.fake.create("tmp-debug-jo")
-    world.govern("tmp-debug-jo", status="decommissioned")
-    edited_at_each_push(target, ADD_A_LINE, times=3)
+    report_alone(world)
+    edited_at_each_push(target, "date +%N", times=3, path="docs/NOTES.md")
 
     run = world.sync()
 
     assert run.outcome == "unchanged"
-    assert "moved 3 times" in told(run)
-    again = world.sync()
-    assert told(again) == ""
-    assert page(target).startswith(b"pushed by hand\n" * 3 + ABOVE)
+    assert "moved 3 times" in warning(run)
+    assert warning(world.sync()) == ""
     assert report(target).named["Lingering"] == "tmp-debug-jo"
 
 
@@ -678,8 +666,8 @@ def test_a_report_that_keeps_losing_is_told_and_tried_again(
 def test_a_push_whose_answer_was_lost_counts(
     world: World, target: GitTarget, *, status: str, outcome: str, state: str, count: int
 ) -> None:
-    settle(world)
-    before = target.repository.tip(BRANCH)
+    world.sync()
+    before = commits(target)
     world.fake.create("team/new")
     world.govern("team/new", status=status)
     # The branch has moved, and the process that would say so dies.
@@ -687,28 +675,40 @@ def test_a_push_whose_answer_was_lost_counts(
 
     run = world.sync()
 
-    assert (run.outcome, told(run)) == (outcome, "")
+    assert (run.outcome, warning(run)) == (outcome, "")
     assert report(target).counts[state] == count
-    assert target.repository.git("rev-parse", f"{BRANCH}^@") == before
-    written = run.publication.report
-    assert written
-    assert written.commit == target.repository.tip(BRANCH)
+    assert files_since(target, before)[-1] == {PATH}
+    assert commits(target) == before + 1 + (outcome == "published")
+    assert version(run) == target.repository.git("rev-parse", f"{BRANCH}:{PATH}")
 
 
 def test_a_branch_that_takes_no_report_leaves_an_unchanged_entity_as_good_as_it_was(
     world: World, target: GitTarget
 ) -> None:
     world.sync()
-    world.fake.create("tmp-debug-jo")
-    world.govern("tmp-debug-jo", status="decommissioned")
+    report_alone(world)
     target.repository.hook("pre-receive", "echo only people may push here >&2; exit 1")
 
     run = world.sync()
 
     assert run.outcome == "unchanged"
-    assert f"{PATH} on branch {BRANCH}" in told(run)
-    assert "only people may push here" in told(run)
+    assert f"{PATH} on branch {BRANCH}" in warning(run)
+    assert "only people may push here" in warning(run)
     assert all(passed for name, passed in run.checks.items() if name != CHECK)
+
+
+def test_an_entity_that_is_not_published_leaves_the_report_as_it_was(
+    world: World, target: GitTarget
+) -> None:
+    world.sync()
+    before = target.history()
+    world.have("team/new")
+    target.repository.hook("pre-receive", "echo only people may push here >&2; exit 1")
+
+    failure = world.sync_fails()
+
+    assert target.path in (failure.description or "")
+    assert target.history() == before
 
 
 class Another(GitTarget):
@@ -738,9 +738,10 @@ def test_two_mirrors_publish_into_one_page_at_once(tmp_path: Path, target: GitTa
                 world.have(f"{world.name}/app-{count}")
             runs = [run.result() for run in [pool.submit(world.sync) for world in worlds]]
             assert {run.outcome for run in runs} == {"published"}
-            assert {told(run) for run in runs} == {""}
+            # Who wrote the page second may have lost the race, and writes it with the next run.
+            assert {warning(world.sync()) for world in worlds} == {""}
             assert {report(target, world.name).counts["live"] for world in worlds} == {count}
-        settle(one)
+        one.sync()
         before = section_of(page(target), "other")
         one.fake.create("tmp-debug-jo")
         one.sync()
@@ -751,6 +752,63 @@ def test_two_mirrors_publish_into_one_page_at_once(tmp_path: Path, target: GitTa
     assert pieces[0] == above + BEGIN + b"\n"
     assert pieces[1].startswith(END + between + begin + b"\n")
     assert pieces[1].endswith(end + below)
+
+
+# Without a Dagster history
+
+
+def test_a_sync_that_keeps_no_history_publishes_the_report_once(
+    world: World, target: GitTarget
+) -> None:
+    before = commits(target)
+
+    done = run_once(world.mirror, world.settings_environ)
+
+    assert done.report
+    assert not done.report.problem
+    assert done.report.version == target.repository.git("rev-parse", f"{BRANCH}:{PATH}")
+    assert files_since(target, before) == [{target.path}, {PATH}]
+    assert page(target).startswith(ABOVE + BEGIN)
+    assert page(target).endswith(END + BELOW)
+    assert report(target).counts["live"] == 5
+    again = run_once(world.mirror, world.settings_environ)
+    assert again.report
+    assert (again.report.problem, again.report.version) == ("", None)
+    assert commits(target) == before + 2
+
+
+def test_a_sync_that_keeps_no_history_reports_a_held_plan_and_its_approval(
+    world: World, target: GitTarget
+) -> None:
+    world.sync()
+    hold(world)
+
+    held = run_once(world.mirror, world.settings_environ)
+
+    assert files_of(target) == {PATH}
+    assert report(target).publication.startswith("**A plan is held**: ")
+    before = commits(target)
+    run_once(world.mirror, world.settings_environ, approve=held.planned.plan.plan_hash)
+    assert files_since(target, before) == [{target.path}, {PATH}]
+    assert report(target).publication.endswith("Nothing is held.")
+
+
+def test_the_command_sync_says_why_the_report_is_missing_and_exits_with_0(
+    world: World, target: GitTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(target, b"# No markers\n")
+    monkeypatch.setenv("ECR_CATALOG_MIRRORS", str(world.mirrors))
+    monkeypatch.setenv("ECR_CATALOG_CACHE", str(world.cache))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    done = CliRunner().invoke(sync, [], standalone_mode=False)
+
+    assert (done.exception, done.return_value) == (None, 0)
+    assert done.stdout.startswith("published: ")
+    assert f"health report: {PATH} on branch {BRANCH} of " in done.stderr
+    assert "begin --> is missing" in done.stderr
+    assert BEGIN.decode() in done.stderr
+    assert len(world.listed) == 5
 
 
 # A file of its own
@@ -782,7 +840,7 @@ def test_a_file_of_its_own_says_where_it_comes_from(world: World, target: GitTar
     }
     assert read_report(content or b"").counts["live"] == 5
     assert page(target) == PAGE, "nobody asked for a section"
-    settle(world)
+    world.sync()
     before = commits(target)
     world.commit("hello\n", path="README.md")
     world.sync()
@@ -796,20 +854,20 @@ def test_a_foreign_file_is_never_overwritten(world: World, target: GitTarget) ->
     run = world.sync()
 
     assert run.outcome == "published"
-    assert "not overwritten" in told(run)
+    assert "not overwritten" in warning(run)
     assert target.repository.content(FILE["path"], BRANCH) == b"# Ours\n"
 
 
 def test_a_file_that_someone_changed_is_written_anew(world: World, target: GitTarget) -> None:
     world.write_mirror(health=FILE)
-    settle(world)
+    world.sync()
     good = target.repository.content(FILE["path"], BRANCH) or b""
     put(target, good.replace(b"| live | 5 |", b"| live | 50 |"), FILE["path"])
 
-    assert told(world.sync()) == ""
+    assert warning(world.sync()) == ""
 
-    mended = target.repository.content(FILE["path"], BRANCH) or b""
-    assert read_report(mended).counts["live"] == 5
+    fixed = target.repository.content(FILE["path"], BRANCH) or b""
+    assert read_report(fixed).counts["live"] == 5
 
 
 # What is defined
@@ -832,11 +890,12 @@ def test_a_mirror_with_a_report_has_one_more_asset_and_one_more_check(world: Wor
     assert set(with_report) - set(specs(world)) == {"health_report"}
     assert with_check - checks() == {CHECK}
     assert {each.asset_key.path[-1] for each in with_report["health_report"].deps} == {
-        "reconciled_registry"
+        "reconciled_registry",
+        "published_entity",
+        "backstage_parity",
     }
     assert {each.asset_key.path[-1] for each in with_report["published_entity"].deps} == {
         "reconciled_registry",
-        "health_report",
     }
     job = world.definitions.resolve_job_def(f"{MIRROR}_sync")
     assert job.asset_layer.executable_asset_keys == {
@@ -859,7 +918,6 @@ def test_without_health_nothing_but_the_entity_is_written(world: World, target: 
     assert page(target) == PAGE
     assert files_of(target) == {target.path}
     assert CHECK not in run.checks
-    assert run.publication.report is None
 
 
 @pytest.mark.parametrize(

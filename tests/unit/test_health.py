@@ -83,10 +83,13 @@ MIXED: Final = reconcile(
 
 
 def health(registry: ReconciledRegistry = MIXED, **changes: Any) -> RegistryHealth:
+    of = changes.get("plan") or plan(registry, inventory([]))
     arguments: dict[str, Any] = {
         "mirror": MIRROR,
         "title": "GoldenPath ECR Registry",
-        "plan": changes.get("plan") or plan(registry, inventory([])),
+        "plan": of,
+        "published": not of.unchanged and not of.held,
+        "held": of.held,
         "published_change": None,
         "parity": ParityState(),
         "held_since": None,
@@ -291,8 +294,7 @@ def test_an_unchanged_plan_tells_when_the_entity_last_changed() -> None:
 
 
 def test_an_approved_plan_is_held_no_more() -> None:
-    held = held_health(held_since=NOW)
-    approved = held.released(plan(live_registry("team/app-0"), inventory([])))
+    approved = held_health(published=True, held=False)
 
     assert shown(approved).publication == (
         "The published entity last changed at 2026-01-09 23:03 UTC. Nothing is held."
