@@ -39,7 +39,7 @@ lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fmt: .venv/ready ## Format the code and mend what ruff can mend
+fmt: .venv/ready ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

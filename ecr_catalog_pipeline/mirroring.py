@@ -611,7 +611,7 @@ def _history(
 ) -> list[tuple[datetime, Catalog]]:
     """Give the catalogs since a commit, without those that were refused: no run ever read them.
 
-    What was published is recorded even when git does not tell its history: with coarser times. A
+    What was published is recorded even when git does not give its history: with coarser times. A
     committer's clock may be ahead; what was read was committed before its read began.
     """
     try:

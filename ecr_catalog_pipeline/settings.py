@@ -414,7 +414,7 @@ class GuardSettings(_Settings):
 
 
 class SprawlSettings(_Settings):
-    """Where somebody might declare ECR entities by hand."""
+    """Where ECR entities may be declared by hand."""
 
     repository: Repository = Field(
         description="The git repository of the Backstage catalog, in which ad-hoc ECR entities "

@@ -271,20 +271,20 @@ def end_group(leader: int) -> None:
 def git_words(errors: str, status: int) -> str:
     """Git's last words, on one line, without what it may say of credentials."""
     lines = [line.strip() for line in re.split(r"[\r\n]", errors) if line.strip()]
-    telling = [
+    relevant = [
         line.removeprefix("fatal: ").rstrip(".")
         for line in lines
         if line.startswith(("fatal:", "error:", "remote:", "!"))
         and line not in _GENERALITIES
         and not _PROGRESS.match(line)
     ]
-    if any(_DENIAL.search(line) for line in telling):
+    if any(_DENIAL.search(line) for line in relevant):
         # Who refuses credentials may repeat them.
-        telling = [line for line in telling if not line.startswith("remote:")]
-    told = telling or lines
-    if len(told) > _WORDS_SHOWN:
-        told = [*told[: _WORDS_SHOWN // 2], "...", *told[-_WORDS_SHOWN // 2 :]]
-    text = "; ".join(told) or f"git ended with {status}"
+        relevant = [line for line in relevant if not line.startswith("remote:")]
+    shown = relevant or lines
+    if len(shown) > _WORDS_SHOWN:
+        shown = [*shown[: _WORDS_SHOWN // 2], "...", *shown[-_WORDS_SHOWN // 2 :]]
+    text = "; ".join(shown) or f"git ended with {status}"
     return clean_text(CREDENTIALS.sub("", text), MAX_WORDS)
 
 

@@ -15,7 +15,7 @@ _DEAD: Final = frozenset("ZX")
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process, told apart from any other that gets its number.
+    """A process, distinguished from any other that gets its number.
 
     Attributes:
         host: its name, in a container the container's.

@@ -41,7 +41,7 @@ class FilePublisher:
                 remediation="Name the file that it points to in publish.path.",
             )
         try:
-            # A pipe that nobody writes to would be waited for without an end.
+            # Reading a pipe without a writer would wait forever.
             handle = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             with os.fdopen(handle, "rb") as stream:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):

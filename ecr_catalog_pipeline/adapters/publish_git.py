@@ -210,7 +210,7 @@ class GitPublisher:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out of the clone, and tell git's failures as ours."""
+        """Keep other processes out of the clone, and raise git's failures as ours."""
         try:
             with self.clone.locked():
                 yield

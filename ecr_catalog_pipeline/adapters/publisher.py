@@ -55,5 +55,5 @@ class Publisher(Protocol):
             LostRace: the target no longer holds the expected version.
             TargetUnavailable: it cannot be written now, or cannot be read back after a write of
                 which it is unknown whether it was taken.
-            TargetRefused: it does not let us write.
+            TargetRefused: write access is denied.
         """

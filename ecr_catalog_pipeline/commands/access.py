@@ -1,4 +1,4 @@
-"""Asks everything that a mirror needs whether it lets us in. Nothing is published by it."""
+"""Checks access to everything that a mirror needs. Nothing is published by it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOBODY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whether one thing lets us in; `remediation` says what to do when it does not."""
+    """Whether access to one thing works; `remediation` says what to do when it does not."""
 
     subject: str
     granted: bool

@@ -144,7 +144,7 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
         if not name or any(flags.values()):
             raise click.UsageError("--check takes the NAME of a mirror, and no other flags")
         return _report(load_mirrors(folder).get(name))
-    # Without a terminal nobody can answer.
+    # Without a terminal there is no one to answer.
     asked = sys.stdin.isatty() and not yes
     found = _surroundings()
     name = _name(name, found, folder, asked=asked, force=force)
@@ -311,7 +311,7 @@ def _default(question: Question, kind: str, known: Mapping[str, str | None]) -> 
         return known.get("governance.repository")
     if question.key == "backstage.token_env":
         return "BACKSTAGE_TOKEN"
-    # The loader knows the defaults of what nobody is asked for.
+    # The loader knows the defaults of what is not asked for.
     default = question.field(kind or question.kinds[0]).default if question.prompt else None
     return default if isinstance(default, str) else None
 

@@ -50,7 +50,7 @@ def run_once(
             f"earlier entity is known. {error.remediation}"
         )
     with TemporaryDirectory() as cache:
-        # The cache lies in DAGSTER_HOME, too, unless somebody chose another place.
+        # The cache lies in DAGSTER_HOME, too, unless another place is configured.
         return _without_history(mirror, {CACHE_VARIABLE: cache, **environ}, approve)
 
 

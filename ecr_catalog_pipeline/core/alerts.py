@@ -153,11 +153,11 @@ def advance(
 
 
 def due(state: Mapping[Signal, Raised]) -> list[Signal]:
-    """The signals whose beginning or end has to be told."""
+    """The signals whose beginning or end has to be reported."""
     return [signal for signal, each in state.items() if each.ended_at or not each.delivered]
 
 
-def told(state: Mapping[Signal, Raised], signal: Signal) -> dict[Signal, Raised]:
+def delivered(state: Mapping[Signal, Raised], signal: Signal) -> dict[Signal, Raised]:
     """Note that what was due of a signal has arrived."""
     after = dict(state)
     if after[signal].ended_at:

@@ -12,7 +12,7 @@ from ecr_catalog_pipeline.core.text import visible
 
 
 class CatalogError(Exception):
-    """An error with a way out.
+    """An error with its remediation.
 
     It may quote files, remote programs and names: what is not printable in it is shown escaped,
     wherever the error ends up.
@@ -76,7 +76,7 @@ class TargetUnavailable(CatalogError):
 
 
 class TargetRefused(CatalogError):
-    """The target holds something that is not ours, or does not let us write."""
+    """The target holds something that is not ours, or denies write access."""
 
 
 class LostRace(CatalogError):

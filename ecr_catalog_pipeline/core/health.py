@@ -93,7 +93,7 @@ class RegistryHealth:
         owners: those with the gravest findings first, OWNERS_SHOWN of them.
         more_owners: how many others have findings.
         reasons_held: why the removal guard holds the plan; empty when it does not.
-        held_since: None when nothing is held, or when nobody remembers.
+        held_since: None when nothing is held, or when it is not known.
         last_change: when the content last changed that is published with this report; None when
             nothing is, or when it does not say.
         day, week: the times to parity of the last 24 hours and of the last 7 days.
@@ -137,7 +137,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What a published report keeps of itself, so that it can be told whether it is up to date.
+    """What a published report keeps of itself, to check whether it is up to date.
 
     Attributes:
         facts: a digest of what it says, but for what time alone changes.
@@ -332,7 +332,7 @@ def _section(content: bytes, mirror: str) -> tuple[int, int, bytes] | str:
 def _without_code(content: bytes) -> bytes:
     """Blank out what stands in code fences, so that every other byte keeps its place.
 
-    A fence that nobody closes counts for nothing, and so does one inside a section of ours: neither
+    A fence that is not closed counts for nothing, and so does one inside a section of ours: neither
     may hide a section that was written before.
     """
     shown = bytearray(content)

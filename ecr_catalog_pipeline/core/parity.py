@@ -39,7 +39,7 @@ HISTORY: Final = timedelta(days=7)
 """How far back the history of measured times reaches."""
 
 MAX_TIMES_AN_HOUR: Final = 64
-"""How many different times one hour of the history tells apart."""
+"""How many different times one hour of the history keeps."""
 
 _HOUR: Final = timedelta(hours=1)
 _COARSER_SECONDS: Final = (5, 60, 600, 3_600, 86_400)
@@ -158,7 +158,7 @@ class Evidence:
     """What is known of when changes were asked for.
 
     Attributes:
-        committed: what `entry_changes` tells.
+        committed: what `entry_changes` gives.
         created: when each repository that is in ECR now was created.
         still_held_at: the start of the last listing that had not changed since the baseline's.
     """
@@ -229,7 +229,7 @@ class ParityFigures:
 
 @dataclass(frozen=True, slots=True)
 class ParityState:
-    """What one run tells the next.
+    """What one run passes to the next.
 
     Attributes:
         open: changes that were not seen in Backstage yet.

@@ -89,9 +89,9 @@ class Current:
         Args:
             where: the target, in words.
         """
-        told = f"{where} is absent, though {last.in_words(where)}"
+        unknown = f"{where} is absent, though {last.in_words(where)}"
         entity = PublishedEntity(digest=last.digest, last_sync=last.last_sync, damaged=True)
-        return cls(entity=entity, known_as=told, uncounted=told)
+        return cls(entity=entity, known_as=unknown, uncounted=unknown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from ecr_catalog_pipeline.adapters.notify import Notifier
-from ecr_catalog_pipeline.core.alerts import Alert, Raised, Signal, due, told
+from ecr_catalog_pipeline.core.alerts import Alert, Raised, Signal, delivered, due
 
 
 def send_due(
@@ -25,7 +25,7 @@ def send_due(
         each = raised[signal]
         alert = Alert(mirror, each.condition, each.ended_at, last_good)
         if _arrives(context, notifier, alert):
-            after = told(after, signal)
+            after = delivered(after, signal)
             sent.append(alert)
         else:
             context.log.error("alert not delivered, tried again at the next look: %s", alert.title)

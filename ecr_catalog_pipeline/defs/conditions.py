@@ -1,4 +1,4 @@
-"""The conditions of a mirror that Dagster's event log tells: its last runs, its last checks."""
+"""The conditions of a mirror that Dagster's event log shows: its last runs, its last checks."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

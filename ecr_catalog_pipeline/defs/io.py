@@ -15,7 +15,7 @@ class JsonIOManager(dg.UPathIOManager):
     extension = ".json"
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Write a value beside and move it there, so that nobody reads half of one."""
+        """Write a value beside and move it there, so that no reader sees half of one."""
         beside = path.with_name(f".{path.name}.{context.run_id}")
         beside.write_bytes(TypeAdapter(type(obj)).dump_json(obj))
         beside.rename(path)

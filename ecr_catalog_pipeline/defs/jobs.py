@@ -100,7 +100,7 @@ def in_flight(instance: dg.DagsterInstance, mirror: str) -> bool:
 
 
 def end_lost_runs(instance: dg.DagsterInstance, mirror: str) -> bool:
-    """End the runs of a mirror that nobody runs any more; say whether there were any.
+    """End the runs of a mirror whose process is gone; say whether there were any.
 
     Dagster itself waits for the longest time that a run may take.
     """

@@ -1,4 +1,4 @@
-"""The parity watch: tells people when something begins to be wrong, and when it ends.
+"""The parity watch: sends alerts when something begins to be wrong, and when it ends.
 
 Each evaluation asks, leaves the decision to `core.alerts`, and keeps what it knows in its cursor.
 """
@@ -137,7 +137,7 @@ def _see(
     after = replace(before, watched_since=before.watched_since or now)
     try:
         known = read_conditions(context.instance, mirror, now)
-    except Exception as error:  # noqa: BLE001 - a watch that raises is a watch that nobody hears
+    except Exception as error:  # noqa: BLE001 - a watch that raises sends no alert
         condition = failed(what="the event log", error=error)
         return _Seen({condition.signal: condition}, frozenset(Signal), [], after)
     conditions = dict(known.conditions)
@@ -175,7 +175,7 @@ def _watch_failed(
     error: Exception,
 ) -> Condition:
     context.log.error("the parity watch failed on %s", what, exc_info=error)
-    # The words of an error that nobody expected may hold anything: they stay in the log.
+    # The words of an unexpected error may hold anything: they stay in the log.
     return Condition(
         Signal.WATCH_FAILED,
         _since(before, Signal.WATCH_FAILED, now),
@@ -331,5 +331,5 @@ def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
 def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:
     """What the tick says in the UI."""
     wrong = ", ".join(raised) or "all is well"
-    told_now = f"; told: {', '.join(alert.title for alert in sent)}" if sent else ""
-    return wrong + told_now + ("" if heard else "; alerts only go to the log: no alert URL is set")
+    sent_now = f"; sent: {', '.join(alert.title for alert in sent)}" if sent else ""
+    return wrong + sent_now + ("" if heard else "; alerts only go to the log: no alert URL is set")

@@ -119,21 +119,21 @@ class _Server:
                 return
 
     def _install(self) -> bool:
-        """Install what the lock names, once; tell on the way that it goes on."""
+        """Install what the lock names, once; report progress."""
         done = self._folder / "node_modules" / ".package-lock.json"
         if done.is_file() and done.stat().st_mtime >= (
             (self._folder / "package-lock.json").stat().st_mtime
         ):
             return True
         click.echo("Backstage           installing, once, 1 to 4 minutes (npm ci)")
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         child = self._start_child(["npm", "ci", "--no-audit", "--no-fund"])
         while child is not None and child.poll() is None:
             if self._stopped.wait(0.2):
                 return False
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                click.echo(f"Backstage           installing for {told - began:.0f} s")
+            if time.monotonic() - reported > TELL_SECONDS:
+                reported = time.monotonic()
+                click.echo(f"Backstage           installing for {reported - began:.0f} s")
         if child is None or child.returncode != 0:
             click.echo(
                 f"Backstage           npm ci failed, see {self._log}; `make run` tries again"

@@ -154,7 +154,7 @@ class DagsterHistory:
             )
         self.freed = Freed()
         self.busy = 0
-        """Run databases that somebody else had open: they are slimmed the next time."""
+        """Run databases that another process had open: they are slimmed the next time."""
         self._events = events
         self._runs = runs
         self._shards = events if isinstance(events, SqliteEventLogStorage) else None
@@ -464,7 +464,7 @@ class DagsterHistory:
 
 
 def _latest_checks(conn: Connection) -> Iterator[Any]:
-    """The latest execution of every check, and if that one is only planned, the latest told one."""
+    """The latest execution of every check; the latest with a result too, if that is planned."""
     latest = sql.select(sql.func.max(_CHECKS.id)).group_by(
         _CHECKS.asset_key, _CHECKS.check_name, _CHECKS.partition
     )
@@ -564,9 +564,9 @@ def _rewrite(conn: sqlite3.Connection, *, with_details: bool) -> None:
     """Write the database of a run anew in small pages.
 
     Raises:
-        sqlite3.OperationalError: somebody else has it open; nothing was changed.
+        sqlite3.OperationalError: another process has it open; nothing was changed.
     """
-    # Pages cannot change their size in WAL mode, and nobody may have it open to leave that mode.
+    # Pages cannot change their size in WAL mode; leaving that mode needs the file closed elsewhere.
     conn.execute("PRAGMA journal_mode = DELETE")
     if not with_details:
         conn.execute(

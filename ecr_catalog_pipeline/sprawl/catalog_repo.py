@@ -37,7 +37,7 @@ _MEMORY: Final = "sprawl.json"
 _VERSION: Final = 2
 
 Memory = dict[str, list[AdHocEntity] | None]
-"""What each blob declares; None when it is too large or no text, so that nobody knows."""
+"""What each blob declares; None when it is too large or no text, so that it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class CatalogRepo:
         return found
 
     def _remembered(self, blobs: Collection[str]) -> Memory:
-        """What was found before in blobs that are still there; empty when that cannot be told."""
+        """What was found before in blobs that are still there; empty when that is not known."""
         try:
             memory: Any = json.loads(self._clone.path(_MEMORY).read_text(encoding="utf-8"))
             if memory["version"] != _VERSION:

@@ -52,7 +52,7 @@ def sprawl_checks(
 
 
 def _result(sprawl: Sprawl, where: str) -> dg.AssetCheckResult:
-    """Warn of ECR entities that somebody declares by hand."""
+    """Warn of ECR entities that are declared by hand."""
     found = f"{len(sprawl.found)} ad-hoc ECR entities" if sprawl.found else "no ad-hoc ECR entity"
     waiting = f"; {sprawl.waiting} files are still to be inspected" if sprawl.waiting else ""
     not_inspected = (

@@ -119,7 +119,7 @@ def _unknown(entity: RetiredEntity, repository: str | None, remark: str) -> Comp
 
 
 def _repository_name(entity: Mapping[str, Any]) -> tuple[str, tuple[str, str] | None]:
-    """The name of the repository that an entity stands for, and account and region if told."""
+    """The name of the repository that an entity stands for, and account and region if known."""
     metadata, spec = part(entity, "metadata"), part(entity, "spec")
     annotations = part(metadata, "annotations")
     named = [

@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +54,7 @@ from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.demo.world import FIRST_REPOSITORIES
 from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING, HousekeepingConfig
+from ecr_catalog_pipeline.mirroring import GovernanceRead
 from ecr_catalog_pipeline.settings import (
     FileTarget,
     GitTarget,
@@ -777,6 +779,25 @@ def test_the_postgresql_that_is_documented_is_reached_by_the_driver_that_is_inst
         create_engine(url.replace("+psycopg2", ""))
 
 
+def test_the_extension_that_is_shown_loads_beside_our_assets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    least = yaml.safe_load(of("yaml", "docs/configuring.md")[0].text)
+    (tmp_path / "goldenpath.yaml").write_text(yaml.safe_dump(least))
+    monkeypatch.setenv("ECR_CATALOG_MIRRORS", str(tmp_path))
+    (block,) = of("python")
+    loaded: dict[str, Any] = {"__name__": "extension"}
+    exec(block.text, loaded)
+    dg.Definitions.validate_loadable(loaded["defs"])
+    checks = loaded["defs"].resolve_asset_graph().asset_check_keys
+    assert "owners_are_teams" in {key.name for key in checks}
+    governance = parse_governance(
+        b"repositories: {a: {metadata: {owner: jo}}, b: {metadata: {owner: team-b}}}"
+    )
+    read = GovernanceRead(governance, "", "", "", datetime.now(UTC), datetime.now(UTC))
+    assert [each.repository for each in loaded["owner_findings"](read)] == ["a"]
+
+
 # The other languages
 
 
@@ -822,7 +843,7 @@ def test_the_markers_that_are_shown_are_those_that_are_looked_for() -> None:
 
 
 def test_no_block_is_of_a_language_that_nobody_tests() -> None:
-    tested = {"", "caddyfile", "console", "markdown", "mermaid", "sh", "toml", "yaml"}
+    tested = {"", "caddyfile", "console", "markdown", "mermaid", "python", "sh", "toml", "yaml"}
     assert {block.language for block in blocks()} <= tested
     assert {block.page for block in of("")} == {"README.md"}
 

@@ -17,9 +17,9 @@ from ecr_catalog_pipeline.core.alerts import (
     Raised,
     Signal,
     advance,
+    delivered,
     due,
     loudest,
-    told,
 )
 from tests.unit.builders import NOW
 
@@ -57,7 +57,7 @@ class Watch:
         if not receiver_is_up:
             return []
         for signal, begins in sent:
-            self.state = told(self.state, signal)
+            self.state = delivered(self.state, signal)
             self.arrived[signal].append(begins)
         return sent
 
