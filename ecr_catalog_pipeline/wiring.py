@@ -100,4 +100,4 @@ def _report_publisher(mirror: Mirror, cache: Path) -> Publisher | None:
     target, health = mirror.publish, mirror.health
     if health is None or not isinstance(target, GitTarget):
         return None
-    return GitPublisher(target.repository, target.branch, health.path, cache)
+    return GitPublisher(target.repository, target.branch, health.path, cache, key="health.path")

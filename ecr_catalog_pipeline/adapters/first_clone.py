@@ -30,7 +30,7 @@ _PROGRESS: Final = "first-clone.progress"
 _ALIVE: Final = "first-clone.alive"
 # The shell holds the lock that says it is alive, as its input; git gets another input, so that
 # nothing that git leaves behind holds the lock.
-_SCRIPT: Final = '"$@" </dev/null 2>"$0.progress"; echo $? >"$0.new"; mv "$0.new" "$0.status"'
+_SCRIPT: Final = '"$@" </dev/null 2>"$0.progress"; echo $? >"$0.status"'
 _LOST: Final = -1
 _KILLED: Final = 128 + signal.SIGKILL
 _POLL_SECONDS: Final = 0.05

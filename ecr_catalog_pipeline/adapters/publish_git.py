@@ -29,11 +29,18 @@ DEFAULT_EMAIL: Final = "ecr-catalog-pipeline@localhost"
 
 
 class GitPublisher:
-    """A path on a branch; a version is the blob that stands there."""
+    """A path on a branch; a version is the blob that stands there.
 
-    def __init__(self, repository: str, branch: str, path: str, cache: Path) -> None:
+    Args:
+        key: of the mirror file that names the path.
+    """
+
+    def __init__(
+        self, repository: str, branch: str, path: str, cache: Path, *, key: str = "publish.path"
+    ) -> None:
         self.clone: Final = GitClone(repository, branch, cache)
         self._path = path
+        self._key = key
 
     @property
     def where(self) -> str:
@@ -150,7 +157,7 @@ class GitPublisher:
         if entry and not entry.is_regular_file:
             raise TargetRefused(
                 f"{self.where} is a folder, a symbolic link or a submodule; it is not overwritten",
-                remediation="Choose another path in the mirror file, or remove what stands there.",
+                remediation=f"Point {self._key} elsewhere, or remove what stands there.",
             )
         return entry
 
@@ -171,7 +178,7 @@ class GitPublisher:
         except GitFailed as error:
             raise TargetRefused(
                 f"{self.where} cannot be written: {error}",
-                remediation="A file stands where the path needs a folder: choose another path.",
+                remediation=f"A file stands where {self._key} needs a folder: choose another path.",
             ) from None
         tree = clone.run("write-tree", "--missing-ok", environment=index)
         parents = ("-p", tip) if tip else ()

@@ -42,7 +42,7 @@ from sqlalchemy.engine import Connection
 from ecr_catalog_pipeline.core.errors import SettingsError
 
 KEPT_OBSERVATIONS: Final = 20
-"""Of each asset, however old: the parity asset reads as many."""
+"""Of each asset, however old, by sensors: the parity asset reads as many."""
 KEPT_ENDED_RUNS: Final = 30
 """Of each job, however old: the parity watch reads as many."""
 
@@ -68,13 +68,6 @@ _STATUS_EVENTS: Final = (
     dg.DagsterEventType.STEP_FAILURE.value,
     dg.DagsterEventType.STEP_UP_FOR_RETRY.value,
 )
-_LATEST_OF: Final[Mapping[dg.DagsterEventType, int]] = {
-    dg.DagsterEventType.ASSET_MATERIALIZATION: 1,
-    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED: 1,
-    dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE: 1,
-    dg.DagsterEventType.FRESHNESS_STATE_CHANGE: 1,
-    dg.DagsterEventType.ASSET_OBSERVATION: KEPT_OBSERVATIONS,
-}
 _ASSET_EVENTS: Final = (
     dg.DagsterEventType.ASSET_MATERIALIZATION.value,
     dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE.value,
@@ -84,6 +77,16 @@ _ASSET_EVENTS: Final = (
 _EVENTS: Final = SqlEventLogStorageTable.c
 _CHECKS: Final = AssetCheckExecutionsTable.c
 _RUNS: Final = RunsTable.c
+_OBSERVED: Final = _EVENTS.dagster_event_type == dg.DagsterEventType.ASSET_OBSERVATION.value
+# Of each asset. What runs observe goes with them; what sensors observed is looked up later.
+_LATEST_OF: Final = (
+    (_EVENTS.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value, 1),
+    (_EVENTS.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value, 1),
+    (_EVENTS.dagster_event_type == dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE.value, 1),
+    (_EVENTS.dagster_event_type == dg.DagsterEventType.FRESHNESS_STATE_CHANGE.value, 1),
+    (_OBSERVED, 1),
+    (sql.and_(_OBSERVED, _EVENTS.run_id == RUNLESS_RUN_ID), KEPT_OBSERVATIONS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +173,11 @@ class DagsterHistory:
             events = [
                 row
                 for key, _ in keys
-                for event_type, count in _LATEST_OF.items()
+                for wanted, count in _LATEST_OF
                 for row in conn.execute(
                     sql.select(_EVENTS.id, _EVENTS.run_id)
                     .where(_EVENTS.asset_key == key)
-                    .where(_EVENTS.dagster_event_type == event_type.value)
+                    .where(wanted)
                     .order_by(_EVENTS.id.desc())
                     .limit(count)
                 )

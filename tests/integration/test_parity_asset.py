@@ -686,5 +686,5 @@ def test_a_ping_that_fails_fails_no_run_and_tells_no_secret(
 def test_the_asset_says_when_nobody_listens(world: World) -> None:
     listens = Notifier({"ECR_CATALOG_ALERT_URLS": "json://127.0.0.1:9"})
 
-    assert "nobody is listening" in shown(world.sync())["alerts"]
-    assert "nobody" not in shown(world.sync(overrides={"notifier": listens}))["alerts"]
+    assert "only go to the log" in shown(world.sync())["alerts"]
+    assert "only go to the log" not in shown(world.sync(overrides={"notifier": listens}))["alerts"]
