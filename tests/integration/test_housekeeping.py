@@ -185,7 +185,7 @@ class History:
             [
                 record.storage_id
                 for key in keys
-                for record in self.instance.fetch_observations(key, limit=20).records
+                for record in self.instance.fetch_observations(key, limit=1).records
             ],
             {key: (record.id, record.status) for key, record in latest.items()},
             [
