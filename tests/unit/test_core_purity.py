@@ -124,6 +124,32 @@ def test_every_module_of_the_core_is_imported_by_this_test(loaded: list[str]) ->
     assert loaded[0] == str(len(modules))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sprawl.ad_hoc", "sprawl.edits", "sprawl.retirement", "sprawl.standing"),
+        "housekeeping.fate",
+    ],
+)
+def test_a_pure_module_of_another_room_loads_no_framework_and_no_network(name: str) -> None:
+    script = f"import sys, ecr_catalog_pipeline.{name}\nprint(*sys.modules, sep='\\n')"
+    loaded = run(script).splitlines()
+    assert f"ecr_catalog_pipeline.{name}" in loaded
+    assert [each for each in loaded if each.partition(".")[0] in BANNED] == []
+
+
+def test_no_adapter_imports_dagster() -> None:
+    """But for the one that is made of dagster-aws."""
+    for path in (ROOT / "ecr_catalog_pipeline" / "adapters").glob("*.py"):
+        if path.name != "publish_s3.py":
+            assert "dagster" not in {
+                word.partition(".")[0]
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if line.lstrip().startswith(("import ", "from "))
+                for word in line.split()[1:2]
+            }, path.name
+
+
 @pytest.mark.parametrize("banned", BANNED)
 def test_importing_the_core_loads_no_framework_and_no_network(
     loaded: list[str], banned: str
