@@ -2,15 +2,15 @@
 
     .venv/bin/python -m benchmarks.soak                        # 15 minutes
     .venv/bin/python -m benchmarks.soak --minutes 60 --seed 7 --keep /tmp/soak
-    .venv/bin/python -m benchmarks.soak --hostile              # as root, with Debian's faketime
+    .venv/bin/python -m benchmarks.soak --hostile              # as root; the clock only with faketime
 
 Real daemon, code server, git and Backstage, a fake AWS that speaks the protocol. Gusts, in which
 servers are killed and sources fail, take turns with lulls, in which people go on changing things
 and nothing may be late. Fails when a repository was removed wrongly, a ghost was served for longer
 than the SLO while nothing disturbed, a hold was lost, or parity did not come back within one tick.
 
-A hostile soak adds a clock that jumps back and forth, a git configuration that gets in the way of
-all it can, targets that vanish, and a DAGSTER_HOME that fills up.
+A hostile soak adds a git configuration that gets in the way of all it can, targets that vanish, a
+DAGSTER_HOME that fills up, and a clock that jumps, where a libfaketime serves this Python.
 """
 
 from __future__ import annotations

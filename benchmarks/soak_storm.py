@@ -139,7 +139,8 @@ class Storm:
                 self._tamper,
                 self._push_beside,
                 self._forget_clones,
-                *([self._jump, self._vanish, self._fill_home] if world.clock else []),
+                *([self._vanish, self._fill_home] if world.hostile else []),
+                *([self._jump] if world.clock else []),
             ],
         )
 

@@ -191,6 +191,7 @@ class SoakWorld:
     backstage_port: int
     instance: dg.DagsterInstance
     home: Path
+    hostile: bool = False
     clock: Path | None = None
     services: dict[str, Service] = field(default_factory=dict)
     pushed_by_people: set[str] = field(default_factory=set)
@@ -330,13 +331,27 @@ def lacking_for_hostile() -> str:
     """What a hostile soak needs and does not find here; empty when all is there."""
     if os.geteuid() != 0:
         return "A hostile soak mounts a small disk for DAGSTER_HOME: run it as root."
-    if _libfaketime() is None:
-        return "A hostile soak needs libfaketime: apt-get install faketime."
     return ""
 
 
 def _libfaketime() -> Path | None:
-    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    """Find a libfaketime under which this Python can sleep; some fail on its absolute sleeps."""
+    for library in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"):
+        environment = {**os.environ, **_fake_clock(library, Path(os.devnull))}
+        command = [sys.executable, "-c", "import time; time.sleep(0.01)"]
+        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode:
+            continue
+        return library
+    return None
+
+
+def _fake_clock(library: Path, clock: Path) -> dict[str, str]:
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextmanager
@@ -349,9 +364,10 @@ def _small_disk(home: Path) -> Iterator[None]:
 
 
 def _hostility(folder: Path) -> dict[str, str]:
-    """The environment of a mirror whose clock jumps and whose user has an odd git configuration."""
-    library = _libfaketime()
-    assert library is not None
+    """The environment of a mirror whose user has an odd git configuration, and a clock that jumps.
+
+    Where no libfaketime serves this Python, the clock stays as it is.
+    """
     hooks = folder / "hostile-template" / "hooks"
     hooks.mkdir(parents=True)
     for name in ("pre-push", "reference-transaction", "post-checkout", "pre-auto-gc"):
@@ -359,15 +375,14 @@ def _hostility(folder: Path) -> dict[str, str]:
         (hooks / name).chmod(0o755)
     configuration = folder / "hostile-gitconfig"
     configuration.write_text(HOSTILE_GIT)
-    (folder / "clock").write_text("+0\n")
+    library = _libfaketime()
+    if library is not None:
+        (folder / "clock").write_text("+0\n")
     return {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_TEMPLATE_DIR": str(hooks.parent),
         "GIT_DEFAULT_HASH": "sha256",
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        **(_fake_clock(library, folder / "clock") if library else {}),
     }
 
 
@@ -472,7 +487,8 @@ def _make(
         }
         | (_hostility(folder) if hostile else {}),
         home=folder / "home",
-        clock=folder / "clock" if hostile else None,
+        hostile=hostile,
+        clock=folder / "clock" if (folder / "clock").exists() else None,
         backstage_port=backstage_port,
         instance=instance,
     )
