@@ -2,15 +2,15 @@
 
     .venv/bin/python -m benchmarks.soak                        # 15 minutes
     .venv/bin/python -m benchmarks.soak --minutes 60 --seed 7 --keep /tmp/soak
-    .venv/bin/python -m benchmarks.soak --hostile              # as root; the clock only with faketime
+    .venv/bin/python -m benchmarks.soak --hostile              # as root
 
 Real daemon, code server, git and Backstage, a fake AWS that speaks the protocol. Gusts, in which
 servers are killed and sources fail, take turns with lulls, in which people go on changing things
 and nothing may be late. Fails when a repository was removed wrongly, a ghost was served for longer
 than the SLO while nothing disturbed, a hold was lost, or parity did not come back within one tick.
 
-A hostile soak adds a git configuration that gets in the way of all it can, targets that vanish, a
-DAGSTER_HOME that fills up, and a clock that jumps, where a libfaketime serves this Python.
+A hostile soak adds a git configuration that gets in the way of all it can, targets that vanish, and
+a DAGSTER_HOME that fills up.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _collect(report: Report, world: SoakWorld, poller: _Poller) -> None:
     """Judge all commits, and count what Dagster and the alert receiver have of it."""
     if poller.error is not None:
         report.tally.troubles.append(f"the poller failed: {poller.error!r}")
-    # By this process's clock: that of the mirror may jump.
+    # As seen here: the committer's clock is the mirror's.
     commits = [
         replace(commit, at=poller.commits_seen.get(commit.sha, commit.at))
         for commit in world.commits()
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and repositories")
-    parser.add_argument("--hostile", action="store_true", help="clock, git, disk, targets as well")
+    parser.add_argument("--hostile", action="store_true", help="git, disk and targets as well")
     arguments = parser.parse_args()
     if arguments.hostile and (problem := lacking_for_hostile()):
         sys.exit(problem)

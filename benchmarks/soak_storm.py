@@ -140,7 +140,6 @@ class Storm:
                 self._push_beside,
                 self._forget_clones,
                 *([self._vanish, self._fill_home] if world.hostile else []),
-                *([self._jump] if world.clock else []),
             ],
         )
 
@@ -514,16 +513,6 @@ class Storm:
 
     # What fails in a hostile soak
 
-    def _jump(self) -> None:
-        """The clock jumps, and stays there."""
-        if "clock" in self._model.disturbances():
-            return
-        offset = self._choose.choice([-3_600, -300, -60, 0, 30, 90])
-        self._disturb("clock", 10, lambda: self._model.undisturbed("clock", time.time()))
-        self._world.set_clock(offset)
-        self._tally.faults["clock jumped"] += 1
-        self._say(f"the clock jumps: {offset:+} s")
-
     def _vanish(self) -> None:
         """A person's commit that removes our file."""
         if self._world.push_to_catalog(lambda _: {ENTITY_PATH: None}, "Remove the entity"):
@@ -610,7 +599,7 @@ class Storm:
         return bool(
             record
             and record.status is AssetCheckExecutionRecordStatus.FAILED
-            and record.create_timestamp > since + self._world.clock_offset
+            and record.create_timestamp > since
         )
 
     def _approve(self) -> None:

@@ -192,19 +192,8 @@ class SoakWorld:
     instance: dg.DagsterInstance
     home: Path
     hostile: bool = False
-    clock: Path | None = None
     services: dict[str, Service] = field(default_factory=dict)
     pushed_by_people: set[str] = field(default_factory=set)
-
-    @property
-    def clock_offset(self) -> int:
-        """How many seconds the clock of the mirror is ahead; negative when it is behind."""
-        return int(self.clock.read_text()) if self.clock else 0
-
-    def set_clock(self, offset: int) -> None:
-        """Let the clock of the mirror's processes jump; they see it within a second."""
-        assert self.clock is not None
-        self.clock.write_text(f"{offset:+}\n")
 
     # What people do
 
@@ -334,26 +323,6 @@ def lacking_for_hostile() -> str:
     return ""
 
 
-def _libfaketime() -> Path | None:
-    """Find a libfaketime under which this Python can sleep; some fail on its absolute sleeps."""
-    for library in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"):
-        environment = {**os.environ, **_fake_clock(library, Path(os.devnull))}
-        command = [sys.executable, "-c", "import time; time.sleep(0.01)"]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode:
-            continue
-        return library
-    return None
-
-
-def _fake_clock(library: Path, clock: Path) -> dict[str, str]:
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
 @contextmanager
 def _small_disk(home: Path) -> Iterator[None]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", HOME_SIZE, "none", home], check=True)
@@ -364,10 +333,7 @@ def _small_disk(home: Path) -> Iterator[None]:
 
 
 def _hostility(folder: Path) -> dict[str, str]:
-    """The environment of a mirror whose user has an odd git configuration, and a clock that jumps.
-
-    Where no libfaketime serves this Python, the clock stays as it is.
-    """
+    """The environment of a mirror whose user has an odd git configuration."""
     hooks = folder / "hostile-template" / "hooks"
     hooks.mkdir(parents=True)
     for name in ("pre-push", "reference-transaction", "post-checkout", "pre-auto-gc"):
@@ -375,14 +341,10 @@ def _hostility(folder: Path) -> dict[str, str]:
         (hooks / name).chmod(0o755)
     configuration = folder / "hostile-gitconfig"
     configuration.write_text(HOSTILE_GIT)
-    library = _libfaketime()
-    if library is not None:
-        (folder / "clock").write_text("+0\n")
     return {
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_TEMPLATE_DIR": str(hooks.parent),
         "GIT_DEFAULT_HASH": "sha256",
-        **(_fake_clock(library, folder / "clock") if library else {}),
     }
 
 
@@ -488,7 +450,6 @@ def _make(
         | (_hostility(folder) if hostile else {}),
         home=folder / "home",
         hostile=hostile,
-        clock=folder / "clock" if (folder / "clock").exists() else None,
         backstage_port=backstage_port,
         instance=instance,
     )
@@ -550,7 +511,7 @@ def _add_services(world: SoakWorld, workspace: Path, code_port: int) -> None:
             "backstage",
             ["node", "index.js", "--config", "app-config.yaml"],
             cwd=ROOT / "backstage",
-            environment={key: value for key, value in environment.items() if key != "LD_PRELOAD"}
+            environment=environment
             | {
                 "BACKSTAGE_PORT": str(world.backstage_port),
                 "ECR_CATALOG_ENTITY_FILE": str(world.catalog.folder / ENTITY_PATH),

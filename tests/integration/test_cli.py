@@ -481,12 +481,10 @@ def test_a_dagster_home_that_is_none_is_told_with_its_mend(world: World, shell: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("plan",),
         ("plan", "-m"),
         ("plan", "-m", "goldenpath", "--yaml"),
         ("plan", "-m", "goldenpath", "extra"),
         ("sync", "-m", "goldenpath", "--approve"),
-        ("verify",),
         ("guard",),
         ("destroy",),
     ],

@@ -60,13 +60,7 @@ UPSTREAM: Final = {
     "reconciled_registry": {"governance_catalog", "ecr_inventory"},
     "published_entity": {"reconciled_registry"},
     "backstage_entity": {"published_entity"},
-    "backstage_parity": {
-        "governance_catalog",
-        "ecr_inventory",
-        "reconciled_registry",
-        "published_entity",
-        "backstage_entity",
-    },
+    "backstage_parity": {"published_entity", "backstage_entity"},
 }
 PUBLISH: Final = {
     "git": {"kind": "git", "repository": "https://git.example.com/catalog.git"},
