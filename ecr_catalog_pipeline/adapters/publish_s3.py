@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from dagster_aws.s3 import S3Resource
+from dagster_aws.s3 import S3Resource  # the owner of the project chose it for S3
 
 from ecr_catalog_pipeline.adapters.aws import (
     GIVE_UP_AFTER,
