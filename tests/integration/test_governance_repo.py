@@ -537,10 +537,11 @@ def test_a_first_clone_whose_process_is_gone_is_started_again(
     reader = repo(slow.url, cache)
     assert "under way" in unavailable(reader).problem
     (half,) = cache.glob("*.new*")
-    children = psutil.Process().children()
-    for child in children:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    clones = [one for one in psutil.Process().children() if os.getpgid(one.pid) == one.pid]
+    assert clones
+    for clone in clones:
+        os.killpg(clone.pid, signal.SIGKILL)
+        clone.wait()
     monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 30)
     slow.go_on()
     assert repo(slow.url, cache).read().content == ONE
