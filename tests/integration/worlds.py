@@ -317,7 +317,7 @@ class World:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         self.governance.git("add", "--all")
-        self.governance.git("commit", "--quiet", "-m", f"Write {path}")
+        self.governance.git("commit", "--quiet", "--allow-empty", "-m", f"Write {path}")
         return self.governance.git("rev-parse", "HEAD")
 
     def revert(self) -> str:
