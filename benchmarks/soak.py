@@ -9,8 +9,8 @@ servers are killed and sources fail, take turns with lulls, in which people go o
 and nothing may be late. Fails when a repository was removed wrongly, a ghost was served for longer
 than the SLO while nothing disturbed, a hold was lost, or parity did not come back within one tick.
 
-A hostile soak adds a git configuration that gets in the way of all it can, targets that vanish, and
-a DAGSTER_HOME that fills up.
+A hostile soak adds a git configuration that gets in the way of all it can, targets that vanish, a
+DAGSTER_HOME that fills up, and a wall clock that jumps.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _collect(report: Report, world: SoakWorld, poller: _Poller) -> None:
     """Judge all commits, and count what Dagster and the alert receiver have of it."""
     if poller.error is not None:
         report.tally.troubles.append(f"the poller failed: {poller.error!r}")
-    # As seen here: the committer's clock is the mirror's.
+    # By the clock of this process: that of the mirror may have jumped.
     commits = [
         replace(commit, at=poller.commits_seen.get(commit.sha, commit.at))
         for commit in world.commits()
@@ -292,7 +292,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and repositories")
-    parser.add_argument("--hostile", action="store_true", help="git, disk and targets as well")
+    parser.add_argument("--hostile", action="store_true", help="clock, git, disk, targets as well")
     arguments = parser.parse_args()
     if arguments.hostile and (problem := lacking_for_hostile()):
         sys.exit(problem)

@@ -62,6 +62,7 @@ IN_FLIGHT: Final = [
     dg.DagsterRunStatus.CANCELING,
 ]
 HOLD_LOOK_SECONDS: Final = 2
+CLOCK_STEPS: Final = (-45, -10, 5, 30, 100, 1_000)
 SHORTEST_SECONDS: Final = 15
 SAFE_REMOVALS: Final = 7
 """So many removals may wait for a run before the storm leaves deleting to the mass deletions."""
@@ -96,6 +97,7 @@ class Storm:
         self._broken = False
         self._hold_confirmed_at: float | None = None
         self._restarted_in_hold = False
+        self._check_before_restart = 0
         self._log = (world.folder / "soak.log").open("a")
         self._changes = _Deck(
             self._choose,
@@ -139,7 +141,7 @@ class Storm:
                 self._tamper,
                 self._push_beside,
                 self._forget_clones,
-                *([self._vanish, self._fill_home] if world.hostile else []),
+                *([self._vanish, self._fill_home, self._jump, self._jump] if world.hostile else []),
             ],
         )
 
@@ -513,6 +515,18 @@ class Storm:
 
     # What fails in a hostile soak
 
+    def _jump(self) -> None:
+        """Step the clock, for good."""
+        if "clock" in self._model.disturbances():
+            return
+        seconds = self._choose.choice(CLOCK_STEPS)
+        self._world.step_clock(seconds)
+        # Dagster's daemon evaluates nothing before its clock is again where it was.
+        calm = 10 + max(0, -seconds)
+        self._disturb("clock", calm, lambda: self._model.undisturbed("clock", time.time()))
+        self._tally.faults["clock set back" if seconds < 0 else "clock set ahead"] += 1
+        self._say(f"the clock steps by {seconds:+} s")
+
     def _vanish(self) -> None:
         """A person's commit that removes our file."""
         if self._world.push_to_catalog(lambda _: {ENTITY_PATH: None}, "Remove the entity"):
@@ -553,6 +567,7 @@ class Storm:
             self._hold_confirmed_at = time.time()
             self._restarted_in_hold = self._choose.random() < 0.5
             if self._restarted_in_hold:
+                self._check_before_restart, _ = self._latest_hold_check()
                 self._kill("daemon", 2)
                 self._kill("code server", 2)
             return
@@ -566,7 +581,8 @@ class Storm:
 
     def _is_held_after_restart(self, restarted_at: float) -> bool:
         """Whether it is known by now that the plan is held again, or was forgotten."""
-        if self._held_since(restarted_at):
+        check, failed = self._latest_hold_check()
+        if failed and check > self._check_before_restart:
             self._model.held(found=True, when="after a restart")
             return True
         if time.time() - restarted_at > TICK_SECONDS:
@@ -590,17 +606,15 @@ class Storm:
         """Whether what is published now is still beyond the guard from the truth."""
         return self._model.published(self._world.published(self._world.tip()), time.time())
 
-    def _held_since(self, since: float) -> bool:
-        """Whether the check `removal_guard` has failed in a run since."""
+    def _latest_hold_check(self) -> tuple[int, bool]:
+        """The number of the latest check `removal_guard`, and whether it failed."""
         key = dg.AssetCheckKey(dg.AssetKey([MIRROR, "published_entity"]), "removal_guard")
         storage = self._world.instance.event_log_storage
         latest = storage.get_latest_asset_check_execution_by_key([key])
         record = latest.get(key)
-        return bool(
-            record
-            and record.status is AssetCheckExecutionRecordStatus.FAILED
-            and record.create_timestamp > since
-        )
+        if record is None:
+            return 0, False
+        return record.id, record.status is AssetCheckExecutionRecordStatus.FAILED
 
     def _approve(self) -> None:
         plan_hash = self._held_plan("asked for the plan to approve")

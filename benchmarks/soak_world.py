@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -192,8 +193,15 @@ class SoakWorld:
     instance: dg.DagsterInstance
     home: Path
     hostile: bool = False
+    clock_offset: int = 0
     services: dict[str, Service] = field(default_factory=dict)
     pushed_by_people: set[str] = field(default_factory=set)
+
+    def step_clock(self, seconds: int) -> None:
+        """Step the wall clock of the mirror's processes: Dagster's, ours and their git's."""
+        self.clock_offset += seconds
+        with (self.folder / "clock").open("r+b") as file:
+            file.write(struct.pack("=q", self.clock_offset))
 
     # What people do
 
@@ -320,6 +328,8 @@ def lacking_for_hostile() -> str:
     """What a hostile soak needs and does not find here; empty when all is there."""
     if os.geteuid() != 0:
         return "A hostile soak mounts a small disk for DAGSTER_HOME: run it as root."
+    if not shutil.which("cc"):
+        return "A hostile soak compiles the clock that jumps: install a C compiler (cc)."
     return ""
 
 
@@ -333,7 +343,7 @@ def _small_disk(home: Path) -> Iterator[None]:
 
 
 def _hostility(folder: Path) -> dict[str, str]:
-    """The environment of a mirror whose user has an odd git configuration."""
+    """The environment of a mirror with an odd git configuration and a clock that can jump."""
     hooks = folder / "hostile-template" / "hooks"
     hooks.mkdir(parents=True)
     for name in ("pre-push", "reference-transaction", "post-checkout", "pre-auto-gc"):
@@ -341,7 +351,13 @@ def _hostility(folder: Path) -> dict[str, str]:
         (hooks / name).chmod(0o755)
     configuration = folder / "hostile-gitconfig"
     configuration.write_text(HOSTILE_GIT)
+    library = folder / "jumping_clock.so"
+    source = ROOT / "benchmarks" / "jumping_clock.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    (folder / "clock").write_bytes(struct.pack("=q", 0))
     return {
+        "LD_PRELOAD": str(library),
+        "JUMPING_CLOCK": str(folder / "clock"),
         "GIT_CONFIG_GLOBAL": str(configuration),
         "GIT_TEMPLATE_DIR": str(hooks.parent),
         "GIT_DEFAULT_HASH": "sha256",
@@ -511,7 +527,7 @@ def _add_services(world: SoakWorld, workspace: Path, code_port: int) -> None:
             "backstage",
             ["node", "index.js", "--config", "app-config.yaml"],
             cwd=ROOT / "backstage",
-            environment=environment
+            environment={key: value for key, value in environment.items() if key != "LD_PRELOAD"}
             | {
                 "BACKSTAGE_PORT": str(world.backstage_port),
                 "ECR_CATALOG_ENTITY_FILE": str(world.catalog.folder / ENTITY_PATH),
