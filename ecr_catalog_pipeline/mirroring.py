@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -505,7 +505,7 @@ def ask_backstage(
         )
         return verdict, False
     try:
-        verdict = verify(backstage, mirror.identity, expected)
+        verdict = verify(backstage, mirror, expected)
     except BackstageUnavailable as error:
         return Verdict(parity=False, reason=str(error), expected=expected, served=None), True
     if held and verdict.parity:
@@ -516,7 +516,7 @@ def ask_backstage(
 
 def verify(
     backstage: BackstageCatalog,
-    identity: EntityIdentity,
+    mirror: Mirror,
     expected: str,
     *,
     seconds: float | None = None,
@@ -524,7 +524,8 @@ def verify(
     """Ask Backstage until it serves what it should, or the time is up.
 
     What it serves at the first look is believed only if it is right; otherwise it is asked to read
-    the entity's location again.
+    the entity's location again. While it does not know the entity, it is asked to read the
+    Location entities that lead to our file.
 
     Args:
         seconds: how long to ask; VISIBLE_SECONDS by default.
@@ -532,10 +533,15 @@ def verify(
     Raises:
         BackstageUnavailable: it does not answer, or not to us.
     """
+    identity = mirror.identity
     deadline = time.monotonic() + (VISIBLE_SECONDS if seconds is None else seconds)
     verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
     if not verdict.parity:
-        backstage.refresh(identity.namespace, identity.name)
+        known = backstage.refresh(identity.namespace, identity.name)
+        if not known:
+            # A token that may not list Locations only makes the first publication slower.
+            with suppress(BackstageUnavailable):
+                backstage.refresh_locations(mirror.published_file)
     while not verdict.parity and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         verdict = judge(expected, backstage.entity(identity.namespace, identity.name))

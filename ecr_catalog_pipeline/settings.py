@@ -536,6 +536,11 @@ class Mirror(_Settings):
         return ("", *self.publish.model_copy(update={"path": self.health.path}).identity)
 
     @property
+    def published_file(self) -> str:
+        """The path or key of the entity at its target."""
+        return self.publish.key if isinstance(self.publish, S3Target) else self.publish.path
+
+    @property
     def s3_endpoint_url(self) -> str | None:
         """The endpoint of the S3 target: its own, or the one of every AWS service here."""
         own = self.publish.endpoint_url if isinstance(self.publish, S3Target) else None

@@ -8,13 +8,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
 
 import urllib3
 
@@ -28,6 +28,8 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """A longer answer is none; an entity that lists 80,000 repositories takes less."""
 MAX_DEPTH: Final = 100
 """An entity that nests deeper is none: what digests and compares it could not walk it."""
+
+MAX_LOCATION_PAGES: Final = 20
 
 _PART: Final = 65_536
 _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
@@ -71,6 +73,37 @@ class BackstageCatalog:
         reference = {"entityRef": f"resource:{namespace}/{name}"}
         status, _ = self._call("POST", "/api/catalog/refresh", reference)
         return status != HTTPStatus.NOT_FOUND
+
+    def refresh_locations(self, file: str) -> int:
+        """Ask for a re-read of every Location whose target ends with `file`; give their number.
+
+        Raises:
+            BackstageUnavailable: it does not answer, or not to us.
+        """
+        found = [entity for entity in self._locations() if _reads(entity, file)]
+        for entity in found:
+            metadata = entity["metadata"]
+            namespace = metadata.get("namespace", "default")
+            reference = {"entityRef": f"location:{namespace}/{metadata['name']}"}
+            self._call("POST", "/api/catalog/refresh", reference)
+        return len(found)
+
+    def _locations(self) -> Iterator[dict[str, Any]]:
+        """Give the Location entities, by pages of 500, the first 10,000 of them."""
+        query = {
+            "filter": "kind=location",
+            "fields": "metadata.name,metadata.namespace,spec.target,spec.targets",
+            "limit": "500",
+        }
+        for _ in range(MAX_LOCATION_PAGES):
+            _, body = self._call("GET", f"/api/catalog/entities/by-query?{urlencode(query)}")
+            page = _object(body) or {}
+            items = page.get("items")
+            yield from (each for each in items or () if isinstance(each, dict))
+            cursor = (page.get("pageInfo") or {}).get("nextCursor")
+            if not cursor:
+                return
+            query = {"cursor": cursor}
 
     def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
@@ -193,6 +226,14 @@ def _shut_down(connected: socket.socket, late: threading.Event) -> None:
     with suppress(OSError):
         # Of TLS, too, below the protocol: what reads it then meets the end.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def _reads(location: dict[str, Any], file: str) -> bool:
+    """Whether a Location has a target that ends with the file's path."""
+    spec = location.get("spec") or {}
+    targets = [spec.get("target"), *(spec.get("targets") or ())]
+    ending = "/" + file.lstrip("/")
+    return any(isinstance(each, str) and urlsplit(each).path.endswith(ending) for each in targets)
 
 
 def _is_not_found(body: bytes) -> bool:

@@ -4,7 +4,7 @@
         backstage.source = lambda: path.read_bytes()  # what a re-read finds
         backstage.fail(Fault.SERVER_ERROR)
 
-It knows the two endpoints that we use, and refuses every other one. What is asked of it is kept.
+It knows the endpoints that we use, and refuses every other one. What is asked of it is kept.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import yaml
 
 BY_NAME: Final = "/api/catalog/entities/by-name/"
+BY_QUERY: Final = "/api/catalog/entities/by-query"
 REFRESH: Final = "/api/catalog/refresh"
 LOCATION: Final = "url:https://git.example.com/catalog.yaml"
 
@@ -55,6 +56,8 @@ class FakeBackstage:
     Attributes:
         token: the bearer token that it insists on; None lets everybody in.
         source: gives the file that a re-read finds; None finds nothing, and changes nothing.
+        looks: whether its processing finds a new entity by itself.
+        locations: the targets of its Location entities.
         tampering: what happens to an entity between its location and the API.
     """
 
@@ -62,6 +65,8 @@ class FakeBackstage:
         self.token = token
         self.source: Callable[[], bytes | None] = lambda: None
         self.tampering: Callable[[dict[str, Any]], None] = lambda _: None
+        self.looks = True
+        self.locations: list[str] = []
         self.asked: list[Asked] = []
         self.served: dict[str, dict[str, Any]] = {}
         self._fault: Fault | None = None
@@ -166,7 +171,7 @@ class FakeBackstage:
             handler.close_connection = True
             return
         status, answer = self._answer(handler.command, handler.path, authorization, body, fault)
-        if status == 404 and handler.command == "GET":
+        if status == 404 and handler.command == "GET" and self.looks:
             self.reread()  # its processing finds a new entity by itself, soon
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         handler.send_response(status)
@@ -196,11 +201,27 @@ class FakeBackstage:
             return (200, deepcopy(found)) if found is not None else (404, _NOT_FOUND)
         if method == "POST" and path == REFRESH:
             reference = str((body or {}).get("entityRef")).lower()
-            if reference.removeprefix("resource:") not in self.served:
+            known = {f"resource:{each}" for each in self.served}
+            known |= {f"location:default/l{n}" for n in range(len(self.locations))}
+            if reference not in known:
                 return 404, _NOT_FOUND
             self.reread()
             return 200, b""
-        return 404, _NOT_FOUND
+        locations = method == "GET" and path.startswith(f"{BY_QUERY}?")
+        return (200, self._page(path)) if locations else (404, _NOT_FOUND)
+
+    def _page(self, path: str) -> dict[str, Any]:
+        """Give one Location at a time, as a page of the query API."""
+        number = int(parse_qs(path.partition("?")[2]).get("cursor", ["0"])[0])
+        shown = list(enumerate(self.locations))[number : number + 1]
+        more = {"nextCursor": str(number + 1)} if number + 1 < len(self.locations) else {}
+        return {
+            "items": [
+                {"metadata": {"name": f"l{n}"}, "spec": {"target": target}} for n, target in shown
+            ],
+            "totalItems": len(self.locations),
+            "pageInfo": more,
+        }
 
 
 _NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}

@@ -77,6 +77,20 @@ def test_a_known_entity_is_refreshed_by_its_reference(fake: FakeBackstage) -> No
     assert len(entity["spec"]["repositories"]) == 2
 
 
+def test_every_location_that_reads_the_file_is_refreshed(fake: FakeBackstage) -> None:
+    fake.locations = [
+        "https://git.example.com/org/catalog/blob/main/other.yaml",
+        "https://git.example.com/org/catalog/blob/main/catalog/ecr-registry.yaml?at=main",
+        "https://git.example.com/org/catalog/blob/main/not-catalog/ecr-registry.yaml",
+        "/srv/catalog/ecr-registry.yaml",
+    ]
+
+    assert catalog_of(fake).refresh_locations("catalog/ecr-registry.yaml") == 2
+
+    refreshed = [each.body["entityRef"] for each in fake.asked if each.method == "POST"]
+    assert refreshed == ["location:default/l1", "location:default/l3"]
+
+
 @pytest.mark.parametrize("name", ["a b", "a?b=c", "a#b", "a%2Fb", "é"])
 def test_names_are_quoted(fake: FakeBackstage, name: str) -> None:
     assert catalog_of(fake).entity("default", name) is None

@@ -303,6 +303,18 @@ def test_a_mirror_that_backstage_never_saw_is_found_without_a_refresh(
     assert shown(run)["changes_closed"] == 0
 
 
+def test_an_entity_that_backstage_does_not_know_is_found_by_its_location(
+    world: World, backstage: FakeBackstage
+) -> None:
+    backstage.forget()
+    backstage.looks = False
+    backstage.locations = [f"https://git.example.com/blob/main{world.mirror.published_file}"]
+
+    run = world.sync()
+
+    assert shown(run)["in_parity"] is True
+
+
 # When Backstage serves something else
 
 
