@@ -4,6 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PORT ?= 3000
+# The other ports of the demo: by default those of mirrors/demo.yaml, 5055 and 7007.
+ECR_PORT ?=
+BACKSTAGE_PORT ?=
 BIN := .venv/bin
 # `make test ARGS="-k guard"` runs a part, of all tests.
 ARGS ?=
@@ -15,10 +18,12 @@ help: ## Explain the targets
 	@echo "Usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## Install everything into .venv (the other targets do it by themselves)
+setup: .venv/ready ## Install everything into .venv (the other targets do it first)
 
-run: .venv/ready ## Mirror the embedded demo; the Dagster UI is on PORT (3000)
-	@exec $(BIN)/ecr-catalog demo run --port $(PORT)
+run: .venv/ready ## Run the demo; takes PORT (3000), ECR_PORT (5055), BACKSTAGE_PORT (7007)
+	@exec $(BIN)/ecr-catalog demo run --port $(PORT) \
+	  $(if $(ECR_PORT),--ecr-port $(ECR_PORT)) \
+	  $(if $(BACKSTAGE_PORT),--backstage-port $(BACKSTAGE_PORT))
 
 ifdef ARGS
 test: .venv/ready backstage/node_modules/.package-lock.json lint

@@ -1,1 +1,1 @@
-"""A Dagster code location that keeps Backstage's picture of AWS ECR true."""
+"""A Dagster code location that keeps one Backstage entity in sync with AWS ECR."""

@@ -117,7 +117,7 @@ class PlannedRegistry:
     """The reconciled registry and the plan that follows from it.
 
     Attributes:
-        parity: what the run passes on to whoever measures parity.
+        parity: what the run passes on to the step that measures parity.
         published_change: when the content that is published now last changed; None when unknown.
         account_id: the AWS account that answered.
         proved_absent: how many published repositories were looked up by name and are gone.
@@ -139,9 +139,9 @@ class Publication:
         digest: of the content that is published now.
         version: the target's version of it.
         equals_desired: the target, read back, holds what governance and AWS call for.
-        parity: what the run passes on to whoever measures parity.
+        parity: what the run passes on to the step that measures parity.
         published_at: when the target had taken it; None when nothing was written.
-        last_sync: of that content, as it stands there; None when unknown.
+        last_sync: of that content, as the file says; None when unknown.
         unread: why the target could not be read back after it had confirmed the write; empty when
             it could.
     """

@@ -37,7 +37,7 @@ MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
 MAX_SLO_SECONDS: Final = 604_800
 MAX_BYTES: Final = 1_000_000
-"""A larger file is no mirror file."""
+"""A larger file is refused."""
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
@@ -120,7 +120,7 @@ def _check_port(parts: SplitResult) -> None:
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError("names a port that is none") from None
+        raise ValueError("has an invalid port") from None
 
 
 def _local_path(value: str, info: ValidationInfo) -> Path:
@@ -397,7 +397,7 @@ class ParitySettings(_Settings):
 
 
 class GuardSettings(_Settings):
-    """What a plan may remove unasked."""
+    """What a plan may remove without approval."""
 
     max_removals: int = Field(
         default=10,
@@ -474,7 +474,7 @@ class Mirror(_Settings):
         default=ParitySettings(), description="The promise that is measured and alerted on."
     )
     guard: GuardSettings = Field(
-        default=GuardSettings(), description="What a plan may remove unasked."
+        default=GuardSettings(), description="What a plan may remove without approval."
     )
     sprawl: SprawlSettings | None = Field(
         default=None,

@@ -55,7 +55,7 @@ _BAD_CREDENTIALS: Final = frozenset(
     }
 )
 _LIST: Final = "ecr:DescribeRepositories"
-_WAIT: Final = "Nothing was changed; the next run reads again."
+_WAIT: Final = "Wait for the next run. If that fails, too, check the network and AWS's status."
 
 
 class EcrRegistry:

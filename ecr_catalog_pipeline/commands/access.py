@@ -16,7 +16,7 @@ from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
 from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
 from ecr_catalog_pipeline.wiring import Adapters, adapters_of
 
-_NOBODY: Final = {
+_TRIAL_AUTHOR: Final = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "ecr-catalog-pipeline"), ("EMAIL", "ecr-catalog-pipeline@local"))
@@ -42,12 +42,12 @@ def check_access(mirror: Mirror, environ: Mapping[str, str]) -> Iterator[Access]
         ("Backstage", _backstage, " deploy/backstage/ says how to let the pipeline in."),
     )
     adapters = adapters_of(mirror, environ)
-    for subject, check, hint in checks:
+    for subject, check, more in checks:
         try:
             yield Access(subject, granted=True, found=check(mirror, adapters))
         except CatalogError as error:
             yield Access(
-                subject, granted=False, found=error.problem, remediation=error.remediation + hint
+                subject, granted=False, found=error.problem, remediation=error.remediation + more
             )
 
 
@@ -95,7 +95,7 @@ def _check_push(clone: GitClone, repository: Path) -> None:
                 commit = clone.fetch()
             except BranchMissing:
                 tree = clone.run("hash-object", "-t", "tree", "-w", os.devnull)
-                commit = clone.run("commit-tree", tree, "-m", "A try", environment=_NOBODY)
+                commit = clone.run("commit-tree", tree, "-m", "Access", environment=_TRIAL_AUTHOR)
             clone.run("push", "--dry-run", "--quiet", "origin", f"{commit}:{clone.ref}")
     except GitFailed as error:
         raise TargetRefused(
@@ -118,7 +118,7 @@ def _check_folder(path: Path) -> None:
     folder = next(each for each in path.parents if each.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise TargetRefused(
-            f"{path} cannot be made: {folder} is no folder that this user may write",
+            f"{path} cannot be made: {folder} is not a folder that this user may write to",
             remediation="Correct publish.path, or the permissions of that folder.",
         )
 

@@ -117,10 +117,11 @@ QUESTIONS: Final = (
 def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
     for question in reversed(QUESTIONS):
         described = question.field(question.kinds[0]).description or ""
+        first = described.partition(". ")[0].removesuffix(".") + "."
+        # The descriptions are of the mirror file; a flag's path starts in the working folder.
+        first = first.replace("relative to this file", "relative to the working folder")
         kind = click.Choice([*_TARGETS]) if question is KIND else str
-        command = click.option(
-            question.flag, question.parameter, type=kind, help=described.partition(". ")[0]
-        )(command)
+        command = click.option(question.flag, question.parameter, type=kind, help=first)(command)
     return command
 
 
@@ -144,7 +145,7 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
         if not name or any(flags.values()):
             raise click.UsageError("--check takes the NAME of a mirror, and no other flags")
         return _report(load_mirrors(folder).get(name))
-    # Without a terminal there is no one to answer.
+    # Without a terminal there are no answers.
     asked = sys.stdin.isatty() and not yes
     found = _surroundings()
     name = _name(name, found, folder, asked=asked, force=force)
@@ -209,7 +210,7 @@ def _name(
     if asked:
         return str(click.prompt("Name of the mirror", default=default, value_proc=checked))
     if default is None:
-        raise click.UsageError("NAME is missing: what the mirror is to be called")
+        raise click.UsageError("NAME is missing: the name of the mirror")
     return checked(default)
 
 
@@ -218,12 +219,12 @@ def _answers(
 ) -> dict[str, str | None]:
     """Give a value for each key that has one: a flag's, an answer, or a default.
 
-    None stands for an optional key that has a default and was answered with nothing.
+    None is an optional key that has a default and was answered with nothing.
     """
     answers: dict[str, str | None] = {}
     for question in QUESTIONS:
         kind, given = answers.get(KIND.key) or "", flags[question.parameter]
-        if reason := _senseless(question, kind, answers):
+        if reason := _not_applicable(question, kind, answers):
             if given is not None:
                 raise click.UsageError(f"{question.flag} {reason}")
             continue
@@ -256,8 +257,8 @@ def _in_the_file(
     return os.path.relpath(value, folder)
 
 
-def _senseless(question: Question, kind: str, answers: Mapping[str, str | None]) -> str:
-    """Say why an answer would mean nothing after those before it; empty when it would."""
+def _not_applicable(question: Question, kind: str, answers: Mapping[str, str | None]) -> str:
+    """Say why a flag does not apply after the answers before it; empty when it does."""
     if kind and kind not in question.kinds:
         return f"does not go with --publish {kind}"
     if question.key == "backstage.token_env" and "backstage.url" not in answers:

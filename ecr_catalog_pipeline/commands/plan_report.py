@@ -114,7 +114,7 @@ def _difference(each: Difference) -> str:
     whole = each.old or "(none)", each.new or "(none)"
     old, new = (shortened(value, _MAX_VALUE) for value in whole)
     if old == new:
-        # They differ only where they would be cut, and whoever approves has to see how.
+        # They differ only where they would be cut, and the approver has to see how.
         old, new = whole
     return f"{each.field}: {old} -> {new}"
 

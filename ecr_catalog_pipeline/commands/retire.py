@@ -51,7 +51,7 @@ RetiredEntityKey = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """The mirror's word on every entity; `reason` says why there is none."""
+    """What the mirror says of every entity; `reason` says why it was not asked."""
 
     mirror: str | None
     standings: Mapping[RetiredEntityKey, Comparison]
@@ -108,7 +108,7 @@ def retire(path: Path, *, apply: bool, as_json: bool, name: str | None, no_compa
         echo_json(answer)
     else:
         echo(*as_text(folder, path, retirement, compared, uninspected, applied=apply))
-        _tell_warnings(folder, warnings)
+        _print_warnings(folder, warnings)
     if retirement.nothing:
         return SOMETHING if uninspected else NOTHING
     return DONE if apply and not retirement.left and not uninspected else SOMETHING
@@ -376,8 +376,8 @@ def _file_lines(folder: CatalogFolder, retirement: Retirement, *, applied: bool)
     yield style("Files:", bold=True)
     targets: dict[str, list[str]] = {}
     for each in retirement.locations:
-        emptied = ", and stays without any" if each.outcome == "emptied" else ""
-        words = f"{readable(each.name)} lists {readable(each.target)} no more{emptied}"
+        emptied = ", and is left without targets" if each.outcome == "emptied" else ""
+        words = f"{readable(each.name)} no longer lists {readable(each.target)}{emptied}"
         targets.setdefault(each.path, []).append(words)
     for name, text in retirement.edits.items():
         verb = (
@@ -392,8 +392,8 @@ def _file_lines(folder: CatalogFolder, retirement: Retirement, *, applied: bool)
     if retirement.unlisted:
         yield style("No Location here lists these files:", fg="yellow", bold=True)
         yield from (f"  {folder.shown(name)}" for name in retirement.unlisted)
-        yield "Where Backstage reads such a file itself, unregister it there: it goes on showing"
-        yield "an entity whose file it no longer finds."
+        yield "If Backstage reads such a file directly, unregister it there: it keeps showing"
+        yield "an entity whose file is gone."
         yield ""
 
 
@@ -408,7 +408,7 @@ def _summary(retirement: Retirement, *, applied: bool) -> str:
     return line if applied else f"{line} Run again with --apply."
 
 
-def _tell_warnings(folder: CatalogFolder, warnings: Collection[Notice]) -> None:
+def _print_warnings(folder: CatalogFolder, warnings: Collection[Notice]) -> None:
     for each in list(warnings)[:MAX_WARNINGS]:
         echo(f"{folder.shown(each.path)}:{each.line}: warning: {each.message}", err=True)
     if len(warnings) > MAX_WARNINGS:

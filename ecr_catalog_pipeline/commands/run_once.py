@@ -26,7 +26,7 @@ def run_once(
     nothing is kept: publishing does not depend on it.
 
     Args:
-        warn: hears that no history is kept, and why.
+        warn: called when no history is kept, with the reason.
 
     Raises:
         CatalogError: what stopped the run.
@@ -65,8 +65,8 @@ def _home(environ: Mapping[str, str]) -> Path | None:
         return None
     if not (Path(home).is_absolute() and Path(home).is_dir()):
         raise SettingsError(
-            f"DAGSTER_HOME is {home}, which is no absolute path of a folder that exists",
-            remediation="Make the folder and name it from the root, or unset DAGSTER_HOME to keep "
-            "no history.",
+            f"DAGSTER_HOME is {home}, which is not the absolute path of an existing folder",
+            remediation="Create it and give its absolute path, or unset DAGSTER_HOME to keep no "
+            "history.",
         )
     return Path(home)

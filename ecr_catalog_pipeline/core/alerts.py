@@ -1,6 +1,6 @@
 """Which alert goes out, and when: one when a condition begins, one when it ends, none in between.
 
-One cause, one alert: a condition that follows from another one waits silently while that lasts.
+One cause, one alert: knock-on conditions are suppressed while their cause lasts.
 """
 
 from __future__ import annotations
@@ -43,19 +43,28 @@ FOLLOWS: Final[Mapping[Signal, frozenset[Signal]]] = {
     Signal.BACKSTAGE_UNREACHABLE: _NOTHING_VERIFIES | {Signal.BACKSTAGE_DIFFERS},
     Signal.BACKSTAGE_DIFFERS: _NOTHING_VERIFIES,
 }
-"""What follows from each signal, and says nothing new while it lasts.
+"""The signals that each signal suppresses while it lasts: knock-on failures.
 
 Findings in governance and failed checks stop nothing, so nothing follows from them.
 """
 
 
+_RUNBOOK: Final = "docs/operating.md#alerts"
+_PAGES: Final[Mapping[Signal, str]] = {
+    Signal.SETTINGS_REFUSED: "docs/configuring.md#the-mirror-file",
+    Signal.RUN_HUNG: "docs/operating.md#a-run-that-hangs-or-is-lost",
+    Signal.PLAN_HELD: "docs/operating.md#a-held-plan",
+    Signal.GOVERNANCE_REFUSED: "docs/configuring.md#the-governance-file",
+    Signal.GOVERNANCE_FINDINGS: "docs/configuring.md#the-governance-file",
+    Signal.CHECK_FAILED: "docs/operating.md#checks",
+}
 STOPS_PUBLISHING: Final = (
     Signal.GOVERNANCE_REFUSED,
     Signal.INVENTORY_FAILED,
     Signal.RUN_FAILED,
     Signal.RUN_HUNG,
 )
-"""Signals of runs that never got as far as vouching for what is published."""
+"""Signals of runs that ended before they checked what is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What goes out to people. The key is the same at the beginning, at the end, and always."""
+    """What is sent to people. The key is the same at the beginning and at the end."""
 
     mirror: str
     condition: Condition
@@ -99,6 +108,11 @@ class Alert:
         return f"[{self.mirror}] {'RECOVERED: ' if self.ended_at else ''}{what}"
 
     @property
+    def help_page(self) -> str:
+        """The page of this project's documentation, and its section, that helps."""
+        return _PAGES.get(self.condition.signal, _RUNBOOK)
+
+    @property
     def body(self) -> str:
         """Everything a person needs, a line each."""
         condition = self.condition
@@ -111,12 +125,14 @@ class Alert:
             lines.append(f"What to do: {condition.remediation}")
         if condition.link:
             lines.append(f"Look: {condition.link}")
+        if not self.ended_at:
+            lines.append(f"Help: {self.help_page}")
         lines.append(f"Key: {self.key}")
         return "\n".join(lines)
 
 
-def loudest(conditions: Mapping[Signal, Condition]) -> dict[Signal, Condition]:
-    """Leave out what only follows from another condition."""
+def without_knock_on(conditions: Mapping[Signal, Condition]) -> dict[Signal, Condition]:
+    """Leave out knock-on conditions."""
     silent = {follower for signal in conditions for follower in FOLLOWS.get(signal, ())}
     return {signal: each for signal, each in conditions.items() if signal not in silent}
 
@@ -130,14 +146,14 @@ def advance(
     """Bring the state of every signal up to date.
 
     A condition that was raised stays raised while it lasts, and while another one that it could
-    follow from keeps it from being seen. One that ended before its beginning was delivered is
+    follow from hides it. One that ended before its beginning was delivered is
     forgotten.
 
     Args:
         unseen: signals that could not be looked at now: they stay as they were.
     """
     state: dict[Signal, Raised] = {}
-    begun = loudest(conditions)
+    begun = without_knock_on(conditions)
     hidden = {follower for signal in conditions for follower in FOLLOWS.get(signal, ())}
     for signal in Signal:
         before = raised.get(signal)

@@ -210,7 +210,7 @@ def same_content(published: bytes, rendered: bytes) -> bool:
 
 
 def last_sync_of(content: bytes) -> str | None:
-    """When the content of an entity that we rendered changed, as it stands there."""
+    """When the content of an entity that we rendered changed, as the entity says."""
     found = _LAST_SYNC_LINE.search(content)
     return found[1].decode() if found else None
 
@@ -275,8 +275,7 @@ def check_entity(entity: Mapping[str, Any]) -> None:
     if problems:
         raise EntityInvalid(
             f"Backstage would refuse the entity: {'; '.join(problems)}",
-            remediation="Correct the `entity:` block of the mirror file. The last good entity "
-            "stays.",
+            remediation="Correct the `entity:` block of the mirror file. Nothing was published.",
         )
 
 

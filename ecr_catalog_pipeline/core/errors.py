@@ -34,7 +34,7 @@ class CatalogError(Exception):
 
 
 class SettingsError(CatalogError):
-    """A mirror file that cannot be used as it stands."""
+    """A mirror file that cannot be used."""
 
 
 class GovernanceRefused(CatalogError):

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How much a finding matters, gravest first."""
+    """How much a finding matters, most severe first."""
 
     ERROR = "error"
     WARNING = "warning"

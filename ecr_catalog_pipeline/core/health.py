@@ -1,7 +1,7 @@
-"""The registry's health as Markdown: what it says, where in a file it goes, when it is renewed.
+"""The registry's health as Markdown: what it says, its place in a file, when it is renewed.
 
 Every function here is total: whatever governance, AWS or a file holds, the report can be rendered,
-and a place that it cannot go to is an answer in words.
+and a file that it cannot be put into is a problem in words.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text, escape_markdown
 NAMES_SHOWN: Final = 25
 OWNERS_SHOWN: Final = 25
 MAX_NAME_SHOWN: Final = 80
-"""How much of a name or an owner is shown."""
+"""The longest name or owner that is shown whole."""
 REPORT_TYPE: Final = "governance-report"
 
 _DAY: Final = timedelta(days=1)
@@ -41,7 +41,7 @@ _MEANINGS: Final = {
     State.RETIRED: "governed as decommissioned, absent from AWS",
 }
 _THE_FILE: Final = "the governance file"
-_NOBODY: Final = "nobody"
+_NO_OWNER: Final = "nobody"
 _BANDS: Final = (10, 30, 60, 120, 180, 600)
 
 # What a mirror is named is settled when its settings are loaded: a-z, 0-9 and _.
@@ -90,7 +90,7 @@ class RegistryHealth:
         counts: how many repositories each state has.
         named: the first NAMES_SHOWN names of each state that is named.
         findings: how many there are of each severity.
-        owners: those with the gravest findings first, OWNERS_SHOWN of them.
+        owners: those with the most severe findings first, OWNERS_SHOWN of them.
         more_owners: how many others have findings.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         held_since: None when nothing is held, or when it is not known.
@@ -158,7 +158,7 @@ class RenderedReport:
         text: all of it, its lines ended by a line feed; of a section what goes between its
             markers, of a file the whole file.
         body: what people read of it.
-        seal: stands in the text, too.
+        seal: is in the text, too.
     """
 
     mirror: str
@@ -261,12 +261,12 @@ def render_report(health: RegistryHealth, origin: Origin, style: Style) -> Rende
 
 
 def markers(mirror: str) -> tuple[str, str]:
-    """The two lines between which a mirror's report stands."""
+    """The two lines between which a mirror's report is written."""
     return f"<!-- ecr-catalog:{mirror}:begin -->", f"<!-- ecr-catalog:{mirror}:end -->"
 
 
 def place_report(report: RenderedReport, current: bytes | None) -> Placement:
-    """Put a report into its file, which stays as it is when it says all this already.
+    """Put a report into its file, which stays as it is when it is up to date.
 
     Args:
         current: the file as it is now; None when there is none.
@@ -277,7 +277,7 @@ def place_report(report: RenderedReport, current: bytes | None) -> Placement:
 
 
 def section_of(content: bytes, mirror: str) -> bytes | None:
-    """What stands between a mirror's markers; None when they are not both there, once."""
+    """The text between a mirror's markers; None when they are not both there, once."""
     found = _section(content, mirror)
     return None if isinstance(found, str) else content[found[0] : found[1]]
 
@@ -300,7 +300,7 @@ def _place_section(report: RenderedReport, current: bytes | None) -> Placement:
 def _place_file(report: RenderedReport, current: bytes | None) -> Placement:
     if current is not None and not _is_our_file(current, report.mirror):
         return Placement(
-            problem=f"what stands there is no {REPORT_TYPE} of this mirror; it is not overwritten",
+            problem=f"the file there is not a {REPORT_TYPE} of this mirror; it is not overwritten",
             remediation="Point health.path elsewhere, move that file away, or use style: section.",
         )
     if current is not None and _is_current(current, report):
@@ -550,7 +550,7 @@ def _time_to_parity(health: RegistryHealth, heading: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Iterator[str]:
-    """A Markdown table; numbers stand on the right. Texts are escaped by who gives them."""
+    """A Markdown table; numbers stand on the right. The caller escapes the texts."""
     cells = [list(row) for row in rows]
     right = [
         place > 0 and any(isinstance(row[place], int) for row in cells)
@@ -609,12 +609,12 @@ def _by_owner(registry: ReconciledRegistry) -> tuple[OwnerFindings, ...]:
     found: defaultdict[str, list[Finding]] = defaultdict(list)
     for each in registry.findings:
         owner = owners.get(each.repository) if each.repository else _THE_FILE
-        found[_line(owner or "") or _NOBODY].append(each)
+        found[_line(owner or "") or _NO_OWNER].append(each)
     counted = [OwnerFindings(owner, _by_severity(theirs)) for owner, theirs in found.items()]
-    gravest = sorted(
+    worst_first = sorted(
         counted, key=lambda each: ([-each.counts[severity] for severity in Severity], each.owner)
     )
-    return tuple(gravest)
+    return tuple(worst_first)
 
 
 def _line(text: str, limit: int = MAX_NAME_SHOWN) -> str:

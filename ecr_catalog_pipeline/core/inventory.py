@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import InventoryFailed
 
-_RETRY = "Nothing was changed; the next run reads again."
+_RETRY = "Wait for the next run. If that fails, too, check the network and AWS's status."
 
 
 @dataclass(frozen=True, slots=True)

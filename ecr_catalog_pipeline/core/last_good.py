@@ -1,4 +1,4 @@
-"""The last known good: the published entity, as every failure leaves it, in words for people."""
+"""Describes the last known good: the published entity, which no failure changes."""
 
 from __future__ import annotations
 

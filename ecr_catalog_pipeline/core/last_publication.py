@@ -19,7 +19,7 @@ class LastPublication:
     Attributes:
         digest: of its content.
         live: how many live repositories it lists; None when unknown.
-        last_sync: when its content changed, as it stands in the entity; None when unknown.
+        last_sync: when its content changed, as the entity says; None when unknown.
         kind: of its target: git, s3 or file; empty when unknown.
         target: where it went, in words; empty when unknown.
         entity: what was published, such as `resource:default/goldenpath-ecr-registry`; empty when

@@ -171,7 +171,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class ParityInput:
-    """What a run read and changes, passed on from the plan to whoever measures parity.
+    """What a run read and changes, passed on from the plan to the step that measures parity.
 
     Attributes:
         reads: the baseline of the next run, if this one leaves nothing held.

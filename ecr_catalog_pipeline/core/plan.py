@@ -1,7 +1,7 @@
 """The plan: what the next publication would change. Computing it publishes nothing.
 
-`make_plan` puts the entity that governance and AWS call for beside the published one; what may not
-go out unasked is the guard's to say. Where the target is absent, the last entity that is known
+`make_plan` compares the entity that governance and AWS call for with the published one; the guard
+decides what waits for approval. Where the target is absent, the last entity that is known
 counts as the published one.
 """
 
@@ -138,7 +138,7 @@ class Plan:
         digest: of that content.
         published_digest: of what is published, or was last known to be; None when no publication
             is known.
-        published_last_sync: its `last-sync`, as it stands there; None when it says none.
+        published_last_sync: its `last-sync`, as the entity says; None when it says none.
         published_live: how many live repositories it lists; None when unknown.
         expected: the target's version that the plan was computed against; None when absent.
         differences: all that changes in the entity's two lists, sorted by name.
@@ -178,15 +178,15 @@ class Plan:
     def plan_hash(self) -> str:
         """What an approval names: SHA-256 of what is published, since when, and the new content.
 
-        The published `last-sync` spends an approval: after a revert the content is the old one
-        again, published at another time.
+        The published `last-sync` makes an approval valid once: after a revert the content is the
+        old one again, published at another time.
         """
         lines = (self.published_digest or "", self.published_last_sync or "", self.digest)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def target_is_absent(self) -> bool:
-        """Whether nothing stands at the target, whatever is known of an earlier publication."""
+        """Whether the target is absent, whatever is known of an earlier publication."""
         return self.expected is None
 
     @property
@@ -281,7 +281,7 @@ def make_plan(
 def names_to_prove(published: PublishedEntity | None, registry: ReconciledRegistry) -> list[str]:
     """Names whose absence from AWS needs proof, sorted: published as live, governed and unlisted.
 
-    A repository that governance dropped or decommissioned goes by a commit, and needs none.
+    A repository that governance dropped or decommissioned needs no proof: a commit removed it.
     """
     absent = {each.name for each in registry.repositories if each.state in _ABSENT_STATES}
     return sorted(absent & published.repositories.keys()) if published else []

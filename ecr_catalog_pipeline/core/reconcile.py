@@ -24,7 +24,7 @@ from ecr_catalog_pipeline.core.inventory import Inventory, Repository
 
 
 class State(StrEnum):
-    """Where a repository stands between governance and AWS."""
+    """A repository's state: governance compared with AWS."""
 
     LIVE = "live"
     PENDING = "pending"

@@ -35,6 +35,6 @@ def send_due(
 def _arrives(context: dg.SensorEvaluationContext, notifier: Notifier, alert: Alert) -> bool:
     try:
         return notifier.send(alert)
-    except Exception:  # one alert that cannot be sent keeps no other one from it
+    except Exception:  # an alert that cannot be sent must not stop the others
         context.log.exception("the alert was not sent")
         return False

@@ -37,7 +37,7 @@ def health_report_assets(mirror: Mirror, adapters: Adapters) -> list[dg.AssetsDe
             dg.AssetCheckSpec(
                 HEALTH_REPORT_PUBLISHED,
                 asset=key,
-                description=f"The health report stands in `{settings.path}`. Only warns: the "
+                description=f"The health report is in `{settings.path}`. Only warns: the "
                 "entity is published all the same.",
             )
         ],

@@ -1,4 +1,4 @@
-"""The Dagster instance of a DAGSTER_HOME: opened, and what is wrong with it in plain words."""
+"""The Dagster instance of a DAGSTER_HOME: opens it, and says what is wrong with it."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def _moments(data: object) -> Iterator[datetime]:
 def _without(
     fields: dict[str, Any], places: list[tuple[int | str, ...]], depth: int
 ) -> dict[str, Any]:
-    """Leave out what stands at the places, down to a depth."""
+    """Leave out the values at the places, down to a depth."""
     left = dict(fields)
     for name in {place[0] for place in places if place}:
         below = {place[1] for place in places if place[0] == name and len(place) > 1}

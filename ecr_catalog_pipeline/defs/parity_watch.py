@@ -36,8 +36,8 @@ from ecr_catalog_pipeline.wiring import Adapters
 
 # The daemon looks every 5 s whether a sensor is due: 9 makes it every 10.
 WATCH_SECONDS: Final = 9
-TELL_AGE_EVERY: Final = timedelta(minutes=2)
-"""How often the age of an entity that no run renews is written down."""
+AGE_EVERY: Final = timedelta(minutes=2)
+"""How often the age of an entity that no run renews is written to the event log."""
 VISIBLE_GRACE: Final = timedelta(seconds=25)
 """How long Backstage may serve an older version after a publication before that is a condition."""
 
@@ -71,7 +71,7 @@ def parity_watch(
     """Tell people when something begins to be wrong, and when it ends.
 
     Args:
-        settings_refused: no run comes any more, which has an alert of its own.
+        settings_refused: the mirror gets no runs, and a separate alert says so.
     """
 
     @dg.sensor(
@@ -131,7 +131,7 @@ def _see(
 ) -> _Seen:
     """Ask the event log and Backstage; whatever goes wrong with that is a condition, too.
 
-    What a defect of ours keeps from being seen stays as it was, and everything else goes on.
+    A signal that cannot be judged because of a defect of ours keeps its state; the rest goes on.
     """
     failed = partial(_watch_failed, context, mirror, before, now)
     after = replace(before, watched_since=before.watched_since or now)
@@ -275,13 +275,13 @@ def _kept(
 ) -> tuple[Watched, list[dg.AssetCheckEvaluation]]:
     """Note on `published_entity` why runs do not renew it, and how old it is by now.
 
-    A run that gets there says so itself; the watch speaks for those that do not.
+    A run that publishes says so itself; the watch does it for runs that do not get there.
     """
     why = next((conditions[each].cause for each in STOPS_PUBLISHING if each in conditions), "")
     if not why:
         return replace(before, kept_because="", kept_told_at=None), []
     told_at = before.kept_told_at
-    if why == before.kept_because and told_at and now - told_at < TELL_AGE_EVERY:
+    if why == before.kept_because and told_at and now - told_at < AGE_EVERY:
         return before, []
     key = key_of(mirror, "published_entity")
     result = checks.last_known_good(read_published(instance, mirror), now, why)

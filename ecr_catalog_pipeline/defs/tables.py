@@ -36,7 +36,7 @@ def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
 
 
 def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
-    """One row a finding, the gravest first."""
+    """One row a finding, the most severe first."""
     order = {severity: place for place, severity in enumerate(("error", "warning", "info"))}
     ranked = sorted(rows, key=lambda row: order[row.severity])
     columns = ["severity", "rule", "repository", "message", "remediation"]

@@ -24,14 +24,14 @@ from ecr_catalog_pipeline.settings import BackstageSettings, Mirror
 NODE_MAJOR: Final = 20
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 10
-TELL_SECONDS: Final = 20
+REPORT_SECONDS: Final = 20
 
 
 @contextmanager
 def backstage_beside(
     mirror: Mirror, world: DemoWorld, home: Path, on_ready: Callable[[], object]
 ) -> Iterator[None]:
-    """Bring Backstage up in the background; whatever it lacks, the demo goes on without it.
+    """Start Backstage in the background; the demo runs without it where something is missing.
 
     Args:
         home: the checkout, which holds `backstage/`.
@@ -52,7 +52,7 @@ def backstage_beside(
 
 
 def _missing(home: Path) -> str | None:
-    """Say what Backstage lacks here, and how to go on."""
+    """Say what is missing to run Backstage, and how to get it."""
     if not (home / "backstage" / "package.json").is_file():
         return f"there is no backstage/ in {home}"
     node, npm = shutil.which("node"), shutil.which("npm")
@@ -68,7 +68,7 @@ def _missing(home: Path) -> str | None:
 
 
 class _Server:
-    """A thread that installs, starts and awaits; its child processes have groups of their own."""
+    """A thread that installs and starts Backstage; each child has its own process group."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class _Server:
         deadline = time.monotonic() + START_SECONDS
         while not self._stopped.wait(0.5):
             if self._child is None or self._child.poll() is not None:
-                click.echo(f"Backstage           ended by itself; see {self._log}")
+                click.echo(f"Backstage           exited; see {self._log}")
                 return
             if self._serves():
                 click.echo(f"Backstage           {self._settings.url} serves the entity")
@@ -131,7 +131,7 @@ class _Server:
         while child is not None and child.poll() is None:
             if self._stopped.wait(0.2):
                 return False
-            if time.monotonic() - reported > TELL_SECONDS:
+            if time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 click.echo(f"Backstage           installing for {reported - began:.0f} s")
         if child is None or child.returncode != 0:

@@ -12,7 +12,7 @@ from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.demo import world as worlds
 from ecr_catalog_pipeline.demo.watch import watch_change
 from ecr_catalog_pipeline.demo.world import DEMO_MIRROR, DemoWorld
-from ecr_catalog_pipeline.settings import Mirror, load_mirrors, mirrors_folder
+from ecr_catalog_pipeline.settings import MIRRORS_VARIABLE, Mirror, load_mirrors, mirrors_folder
 
 _NEXT = "A sensor sees it within seconds."
 
@@ -24,8 +24,13 @@ def demo() -> None:
 
 @demo.command()
 @click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI.")
-def run(port: int) -> None:
-    """Serve the demo until Ctrl-C: ECR, two git repositories, Dagster."""
+@click.option("--ecr-port", type=int, help="Port of the demo's ECR; by default as in its mirror.")
+@click.option("--backstage-port", type=int, help="Port of its Backstage; by default the same.")
+def run(port: int, ecr_port: int | None, backstage_port: int | None) -> None:
+    """Serve the demo until Ctrl-C: ECR, two git repositories, Dagster.
+
+    With another port for ECR or Backstage only the demo's mirror runs.
+    """
     try:
         from ecr_catalog_pipeline.demo.supervisor import run_demo  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -33,6 +38,10 @@ def run(port: int) -> None:
             f"the demo needs the package {error.name}",
             remediation="Install ecr-catalog-pipeline[demo], or run `make run` in a checkout.",
         ) from None
+    if ecr_port or backstage_port:
+        # Dagster's processes find the mirror on these ports by this, too.
+        folder = worlds.write_mirror_with_ports(_mirror(), ecr_port, backstage_port)
+        os.environ[MIRRORS_VARIABLE] = str(folder)
     run_demo(_mirror(), Path.cwd(), port)
 
 
@@ -50,7 +59,7 @@ def request(name: str, owner: str) -> None:
 def create(name: str) -> None:
     """Create the repository NAME in the demo's ECR."""
     _in_ecr(worlds.create_in_ecr, name)
-    click.echo(f"{name} stands in ECR. {_NEXT}")
+    click.echo(f"{name} is in ECR. {_NEXT}")
 
 
 @demo.command()
@@ -63,7 +72,7 @@ def delete(name: str) -> None:
 
 @demo.command("break")
 def break_() -> None:
-    """Commit a governance file that is no YAML."""
+    """Commit a governance file that is not valid YAML."""
     worlds.break_governance(_world())
     click.echo(
         "The governance file is broken: the next run refuses it, and the entity stays. "
@@ -75,7 +84,7 @@ def break_() -> None:
 def repair() -> None:
     """Revert the commit that broke the governance file."""
     worlds.repair_governance(_world())
-    click.echo(f"The governance file is whole again. {_NEXT}")
+    click.echo(f"The governance file is valid again. {_NEXT}")
 
 
 @demo.command()

@@ -34,7 +34,7 @@ from ecr_catalog_pipeline.demo.world import (
     demo_world,
     share_token,
 )
-from ecr_catalog_pipeline.settings import Mirror, sync_job_name
+from ecr_catalog_pipeline.settings import MIRRORS_VARIABLE, Mirror, sync_job_name
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120
@@ -52,7 +52,7 @@ def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
         home: the checkout: Dagster's home and working folder.
 
     Raises:
-        CatalogError: a port is taken, or Dagster did not start or ended by itself.
+        CatalogError: a port is in use, or Dagster did not start, or exited.
     """
     world = demo_world(mirror)
     for name in ("workspace.yaml", "dagster.yaml"):
@@ -61,16 +61,12 @@ def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
                 f"there is no {name} in {home}", remediation="Run `make run` in a checkout."
             )
     _check_port(ui_port, "the Dagster UI", "make run PORT=3001")
-    _check_port(
-        world.ecr_port,
-        "the demo's ECR",
-        "another port in registry.endpoint_url of mirrors/demo.yaml",
-    )
+    _check_port(world.ecr_port, "the demo's ECR", "make run ECR_PORT=5056")
     if mirror.backstage:
         _check_port(
             urlsplit(mirror.backstage.url).port or 80,
             "the demo's Backstage",
-            "another port in backstage.url of mirrors/demo.yaml",
+            "make run BACKSTAGE_PORT=7008",
         )
     log = world.governance.parent / "dagster.log"
     with _stop_signals() as stopped, ExitStack() as stack:
@@ -95,7 +91,7 @@ def run_demo(mirror: Mirror, home: Path, ui_port: int) -> None:
             _check_alive(dagster, log)
             time.sleep(0.2)
         click.echo("\nStopping...")
-    click.echo("Stopped. `make run` continues where this ended; `make clean` forgets it.")
+    click.echo("Stopped. `make run` continues where this ended; `make clean` deletes it.")
 
 
 def _first_sync(client: DagsterGraphQLClient, stopped: Stopped) -> None:
@@ -127,16 +123,18 @@ def _sync_again(client: DagsterGraphQLClient) -> None:
 def _welcome(world: DemoWorld, ui_port: int) -> str:
     command = Path(sys.argv[0])
     shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
+    folder = os.environ.get(MIRRORS_VARIABLE)
+    export = f"\n  export {MIRRORS_VARIABLE}={folder}" if folder else ""
     return f"""
 Look at             http://{HOST}:{ui_port}/asset-groups
 The entity          {world.entity_file}
 The governance file {world.governance_file}
 
-Try, in another terminal; a sensor sees each within seconds:
+Try, in another terminal; a sensor sees each within seconds:{export}
   {shown} demo request shop/vouchers    governed as pending: the entity lists it as pending
-  {shown} demo delete shop/search       deleted in ECR: a ghost, gone from the entity
+  {shown} demo delete shop/search       deleted in ECR: a ghost, removed from the entity
   {shown} demo break                    breaks the governance file: refused, the entity stays
-  (back again: demo create shop/search, demo repair)
+  (undo with: demo create shop/search, demo repair)
   {shown} demo watch                    changes something, and times each stage
 
 Ctrl-C stops everything."""
@@ -209,7 +207,7 @@ def _is_up(client: DagsterGraphQLClient, process: subprocess.Popen[bytes], log: 
     if info.status is not ReloadRepositoryLocationStatus.SUCCESS:
         raise CatalogError(
             f"Dagster cannot load the mirrors: {info.message}",
-            remediation="Run `dagster definitions validate -w workspace.yaml` for the whole story.",
+            remediation="Run `dagster definitions validate -w workspace.yaml` for details.",
         )
     return True
 
@@ -218,7 +216,7 @@ def _check_alive(process: subprocess.Popen[bytes], log: Path) -> None:
     if process.poll() is not None:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise CatalogError(
-            f"Dagster ended by itself with {process.returncode}:\n{tail}", remediation=f"See {log}."
+            f"Dagster exited with {process.returncode}:\n{tail}", remediation=f"See {log}."
         )
 
 
@@ -235,7 +233,7 @@ def _wait_for(ready: Callable[[], bool], stopped: Stopped, what: str) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[Stopped]:
-    """Turn Ctrl-C and a polite kill into a question that can be asked."""
+    """Give a function that says whether SIGINT, SIGTERM or SIGHUP has arrived."""
     event = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: event.set())
@@ -248,13 +246,13 @@ def _stop_signals() -> Iterator[Stopped]:
             signal.signal(number, handler)
 
 
-def _check_port(port: int, what: str, way_out: str) -> None:
+def _check_port(port: int, what: str, command: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
             raise CatalogError(
-                f"port {port} on {HOST} is taken, and {what} needs it",
-                remediation=f"Stop what holds it, or choose another: {way_out}.",
+                f"port {port} on {HOST} is in use, and {what} needs it",
+                remediation=f"Stop the process that uses it, or choose another port: {command}.",
             ) from None

@@ -1,4 +1,4 @@
-"""Follows one change of the demo through each stage, by a clock of its own."""
+"""Follows one change of the demo through each stage, with its own clock."""
 
 from __future__ import annotations
 

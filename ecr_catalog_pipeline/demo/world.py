@@ -83,6 +83,11 @@ class DemoWorld:
         return self.governance.parent / "backstage-token"
 
     @property
+    def mirrors(self) -> Path:
+        """The folder of the mirror file with other ports, if any were asked for."""
+        return self.governance.parent / "mirrors"
+
+    @property
     def ecr_port(self) -> int:
         """The port of the demo's ECR."""
         port = urlsplit(self.endpoint_url).port
@@ -144,13 +149,30 @@ def build_world(world: DemoWorld) -> bool:
         _make_repository(
             world.catalog,
             world.catalog_branch,
-            {readme: "# What Backstage reads\n\nThe mirror commits here. Nobody else does.\n"},
+            {readme: "# What Backstage reads\n\nOnly the mirror commits here.\n"},
             "Start the catalog",
         )
         # Pushes update the files here, so that Backstage can read them from the checkout.
         git(world.catalog, "config", "receive.denyCurrentBranch", "updateInstead")
         made = True
     return made
+
+
+def write_mirror_with_ports(mirror: Mirror, ecr: int | None, backstage: int | None) -> Path:
+    """Write the demo's mirror file with other ports into a mirrors folder of the demo.
+
+    Returns:
+        That folder: every command that is to find the demo on these ports needs it.
+    """
+    folder = demo_world(mirror).mirrors
+    settings = mirror.model_dump(mode="json", exclude_unset=True)
+    if ecr:
+        settings["registry"]["endpoint_url"] = f"http://127.0.0.1:{ecr}"
+    if backstage and mirror.backstage:
+        settings["backstage"]["url"] = f"http://127.0.0.1:{backstage}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{mirror.name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
 
 
 def share_token(mirror: Mirror, world: DemoWorld) -> None:
@@ -197,7 +219,7 @@ def request_repository(world: DemoWorld, name: str, owner: str) -> None:
         )
     if not owner.replace("-", "").isalnum():
         raise CatalogError(
-            f"{owner!r} is no name of a team", remediation="Use letters, digits and -."
+            f"{owner!r} is not the name of a team", remediation="Use letters, digits and -."
         )
     text = _governance_text(world)
     try:
@@ -218,7 +240,7 @@ def request_repository(world: DemoWorld, name: str, owner: str) -> None:
 
 
 def break_governance(world: DemoWorld) -> None:
-    """Commit a governance file that is no YAML."""
+    """Commit a governance file that is not valid YAML."""
     _commit_governance(world, _governance_text(world) + "  broken: [\n", BREAK_SUBJECT)
 
 

@@ -135,7 +135,7 @@ def is_alike(entity: object) -> bool:
 
 
 def part(entity: object, key: str) -> dict[str, Any]:
-    """Give a mapping of an entity, an empty one when something else stands there."""
+    """Give a mapping of an entity, an empty one when the value is something else."""
     value = entity.get(key) if isinstance(entity, Mapping) else None
     return value if isinstance(value, dict) else {}
 

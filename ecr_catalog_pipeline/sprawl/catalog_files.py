@@ -13,7 +13,7 @@ from ecr_catalog_pipeline.adapters.files import read_regular_file, replace_file,
 from ecr_catalog_pipeline.sprawl.ad_hoc import CATALOG_SUFFIXES, CatalogUnavailable
 
 MAX_BYTES: Final = 20_000_000
-"""A larger file is no catalog file."""
+"""A larger file is not inspected."""
 
 _NOT_INSPECTED: Final = frozenset({errno.EFBIG, errno.EINVAL})
 _SKIPPED_FOLDERS: Final = frozenset({".git", "node_modules", ".venv"})
@@ -26,7 +26,7 @@ class CatalogFile:
     Attributes:
         content: None when it is not inspected, `problem` says why.
         unreadable: it could not be read at all.
-        link: it is a symbolic link to what is not inspected where it stands.
+        link: it is a symbolic link to what is not inspected itself.
         folder: it is a folder.
     """
 
@@ -41,7 +41,7 @@ class CatalogFile:
 def catalog_files(path: Path) -> Iterator[CatalogFile]:
     """Read a file as it is named; of a folder every catalog file below it, one after the other.
 
-    No symbolic link below a folder is followed. One that leads to what is inspected where it stands
+    No symbolic link below a folder is followed. One that leads to what is inspected anyway
     is left out; every other one is given as not inspected.
     """
     if not path.is_dir():
@@ -97,7 +97,7 @@ def _stands_below(link: Path, top: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CatalogFolder:
-    """What stands in a catalog folder, by path relative to it.
+    """What a catalog folder holds, by path relative to it.
 
     Attributes:
         contents: the bytes of every file that was read.

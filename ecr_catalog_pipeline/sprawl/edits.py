@@ -1,6 +1,6 @@
 """Edits of a YAML stream that only take bytes away, but for the `[]` of a list that is emptied.
 
-They are made by place, not by writing the stream anew. Whoever makes one has to parse what is left.
+Edits cut by position; the stream is not rewritten. The caller parses what is left.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EditRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Characters that go, and what stands there instead."""
+    """Characters to replace, and their replacement."""
 
     start: int
     end: int
@@ -167,7 +167,7 @@ def _block_cuts(own: str, going: Collection[Any]) -> Iterator[Cut]:
 
 
 def root_of(own: str) -> Any:
-    """The nodes of a document, with their places; None when it cannot be read as it stands."""
+    """The nodes of a document, with their places; None when it cannot be read."""
     try:
         return yaml.compose(own, Loader=yaml.CSafeLoader)
     except yaml.YAMLError:

@@ -198,7 +198,7 @@ def plan_retirement(files: Mapping[str, str], mirror_entities: Collection[str]) 
 
 
 class _Survey:
-    """What stands in the files: read once."""
+    """What the files hold: read once."""
 
     def __init__(self, files: Mapping[str, str], mirror_entities: Collection[str]) -> None:
         self.texts = {path: text.removeprefix(_BOM) for path, text in files.items()}

@@ -1,4 +1,4 @@
-"""What an ad-hoc ECR entity stands for: its repository in governance and AWS, and what it adds."""
+"""What an ad-hoc ECR entity describes: its repository in governance and AWS, and what it adds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TAG_OF_IMAGE: Final = re.compile(r"(?::[A-Za-z0-9_.-]+)?(?:@sha256:[0-9a-f]+)?\
 
 
 class Standing(StrEnum):
-    """What became of the repository that an ad-hoc entity stands for."""
+    """What became of the repository that an ad-hoc entity describes."""
 
     GONE = "gone"
     GOVERNED = "governed"
@@ -119,7 +119,7 @@ def _unknown(entity: RetiredEntity, repository: str | None, remark: str) -> Comp
 
 
 def _repository_name(entity: Mapping[str, Any]) -> tuple[str, tuple[str, str] | None]:
-    """The name of the repository that an entity stands for, and account and region if known."""
+    """The name of the repository that an entity describes, and account and region if known."""
     metadata, spec = part(entity, "metadata"), part(entity, "spec")
     annotations = part(metadata, "annotations")
     named = [

@@ -30,14 +30,16 @@ class Demo:
         self.home = home
         self.ui_port = free_port()
         self.ecr_port = free_port()
+        self.backstage_port = free_port()
         self.output = folder.parent / "make-run.log"
         self._process: subprocess.Popen[bytes] | None = None
-        mirror = folder / "mirrors" / "demo.yaml"
-        text = mirror.read_text()
-        assert ":5055" in text
-        assert ":7007" in text
-        text = text.replace(":5055", f":{self.ecr_port}")
-        mirror.write_text(text.replace(":7007", f":{free_port()}"))
+
+    @property
+    def make_run(self) -> list[str]:
+        return [
+            *("make", "run", f"PORT={self.ui_port}"),
+            *(f"ECR_PORT={self.ecr_port}", f"BACKSTAGE_PORT={self.backstage_port}"),
+        ]
 
     @property
     def entity(self) -> Path:
@@ -59,7 +61,7 @@ class Demo:
     def start(self) -> None:
         with self.output.open("wb") as stream:
             self._process = subprocess.Popen(
-                ["make", "run", f"PORT={self.ui_port}"],
+                self.make_run,
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -97,7 +99,8 @@ class Demo:
         return subprocess.run(
             [self.folder / ".venv/bin/ecr-catalog", *arguments],
             cwd=self.folder,
-            env=self.environment,
+            # What the demo prints to export in another terminal.
+            env=self.environment | {"ECR_CATALOG_MIRRORS": str(self.folder / ".demo/mirrors")},
             capture_output=True,
             text=True,
             check=False,
@@ -106,15 +109,7 @@ class Demo:
 
     def verify(self) -> subprocess.CompletedProcess[str]:
         """Type it in a second terminal, as the README shows."""
-        return subprocess.run(
-            [self.folder / ".venv/bin/ecr-catalog", "verify", "-m", "demo"],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return self.command("verify", "-m", "demo")
 
     def state(self) -> str:
         """What a failed test needs to be understood."""
@@ -200,6 +195,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: Demo) -> None:
     # The first sync comes by itself.
     demo.start()
+    assert f"export ECR_CATALOG_MIRRORS={demo.folder}/.demo/mirrors" in demo.output.read_text()
     assert "First sync... " in demo.output.read_text()
     first = demo.runs()
     assert [run["status"] for run in first[-1:]] == ["SUCCESS"]
@@ -266,10 +262,10 @@ def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: 
 
 
 @pytest.mark.timeout(300)
-def test_a_taken_port_is_an_error_that_names_it_and_the_way_out(demo: Demo) -> None:
+def test_a_port_in_use_is_an_error_that_names_it_and_a_remediation(demo: Demo) -> None:
     with socket.create_server(("127.0.0.1", demo.ui_port)):
         result = subprocess.run(
-            ["make", "run", f"PORT={demo.ui_port}"],
+            demo.make_run,
             cwd=demo.folder,
             env=demo.environment,
             capture_output=True,
@@ -279,7 +275,7 @@ def test_a_taken_port_is_an_error_that_names_it_and_the_way_out(demo: Demo) -> N
         )
 
     assert result.returncode != 0
-    assert f"port {demo.ui_port} on 127.0.0.1 is taken" in result.stderr
+    assert f"port {demo.ui_port} on 127.0.0.1 is in use" in result.stderr
     assert "make run PORT=3001" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     assert not demo.processes()

@@ -161,7 +161,7 @@ def test_the_ghosts_go_the_mirrors_entity_and_every_other_stay(
         assert done.code == 0, done
         assert "ours.yaml:" in done.err
         assert "No Location here lists these files:\n  catalog/registered/alone.yaml\n" in done.out
-        assert "Location images lists ./registered/more.yaml no more, and stays" in done.out
+        assert "Location images no longer lists ./registered/more.yaml, and is left" in done.out
         assert "catalog/apps/shop.yaml:10: component:default/shop dependsOn" in done.out
         serve(files, catalog)
 

@@ -506,3 +506,28 @@ def test_the_shipped_workspace_is_valid(tmp_path: Path) -> None:
     assert "All code locations passed validation" in said
     for word in ("WARNING", "ERROR", "Traceback", "is not loaded"):
         assert word not in said
+
+
+@pytest.mark.full
+def test_dg_lists_and_checks_the_clone(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECR_CATALOG_")}
+
+    def dg_says(*words: str) -> str:
+        done = subprocess.run(
+            [DAGSTER.with_name("dg"), *words],
+            cwd=ROOT,
+            env={**environment, "DAGSTER_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    listed = json.loads(dg_says("list", "defs", "--json"))
+    assert {each["asset_key"] for each in listed["assets"]} == {
+        f"demo/{asset}" for asset in COMPUTED | EXTERNAL
+    }
+    assert "All definitions loaded successfully." in dg_says("check", "defs")

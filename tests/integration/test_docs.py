@@ -48,7 +48,7 @@ from sqlalchemy import create_engine
 
 from ecr_catalog_pipeline.cli import cli
 from ecr_catalog_pipeline.commands.schema import governance_schema
-from ecr_catalog_pipeline.core.alerts import Signal
+from ecr_catalog_pipeline.core.alerts import Alert, Condition, Signal
 from ecr_catalog_pipeline.core.governance import ENTRY_KEYS, ROOT_KEYS, parse_governance
 from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.definitions import build_definitions
@@ -993,6 +993,15 @@ def test_every_alert_and_every_check_has_its_row_in_the_runbook() -> None:
     # The checks of files that are no mirror's have names of their own.
     refused = {(SETTINGS_VALID, f"{GROUP}/...")}
     assert sorted(listed) == sorted(expected | refused)
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_every_alert_names_a_section_that_helps(signal: Signal) -> None:
+    condition = Condition(signal, datetime.now(UTC), "it broke", "Repair it.")
+    page, _, anchor = Alert("goldenpath", condition, None, "none").help_page.partition("#")
+
+    assert page in PAGES
+    assert anchor in anchors(ROOT / page)
 
 
 def test_the_runbook_says_what_housekeeping_keeps() -> None:

@@ -315,7 +315,7 @@ def test_the_age_of_an_entity_that_no_run_renews_is_written_down_every_two_minut
     drill.look()
     first = last_known_good(drill).metadata["age"].value
 
-    monkeypatch.setattr(parity_watch, "TELL_AGE_EVERY", timedelta(0))
+    monkeypatch.setattr(parity_watch, "AGE_EVERY", timedelta(0))
     assert len(drill.look().asset_events) == 1
 
     later = last_known_good(drill).metadata["age"].value

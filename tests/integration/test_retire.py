@@ -203,7 +203,7 @@ def test_a_plan_shows_what_goes_what_dangles_and_what_was_not_judged(
         "  - resource:default/pay  (catalog/ecr/pay.yaml:2)\n",
         "  delete catalog/ecr/pay.yaml\n",
         "  change catalog/all.yaml\n",
-        "      Location all lists ./ecr/pay.yaml no more\n",
+        "      Location all no longer lists ./ecr/pay.yaml\n",
         "  catalog/app.yaml:5: component:default/app dependsOn Resource:default/Pay\n",
         "To retire: 3 entities, 3 files to delete, 1 to change. Run again with --apply.\n",
     ):

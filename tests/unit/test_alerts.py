@@ -19,7 +19,7 @@ from ecr_catalog_pipeline.core.alerts import (
     advance,
     delivered,
     due,
-    loudest,
+    without_knock_on,
 )
 from tests.unit.builders import NOW
 
@@ -143,7 +143,7 @@ def test_what_follows_speaks_when_it_outlasts_its_cause(cause: Signal) -> None:
 
 
 def test_two_causes_are_two_alerts() -> None:
-    found = loudest(wrong(Signal.BACKSTAGE_UNREACHABLE, Signal.INVENTORY_FAILED))
+    found = without_knock_on(wrong(Signal.BACKSTAGE_UNREACHABLE, Signal.INVENTORY_FAILED))
 
     assert set(found) == {Signal.BACKSTAGE_UNREACHABLE, Signal.INVENTORY_FAILED}
 
@@ -156,7 +156,7 @@ def test_a_broken_governance_file_beside_an_unreachable_backstage_tells_both() -
         Signal.CHECK_FAILED,
     )
 
-    assert set(loudest(both)) == {Signal.GOVERNANCE_REFUSED, Signal.BACKSTAGE_UNREACHABLE}
+    assert set(without_knock_on(both)) == {Signal.GOVERNANCE_REFUSED, Signal.BACKSTAGE_UNREACHABLE}
 
 
 def test_no_signal_follows_from_itself_in_a_circle() -> None:
@@ -217,12 +217,12 @@ def test_a_lasting_finding_or_failed_check_mutes_no_other_cause(signal: Signal) 
 
 
 def test_a_held_plan_mutes_no_stale_parity_and_a_failed_run_mutes_no_held_plan() -> None:
-    assert set(loudest(wrong(Signal.PLAN_HELD, Signal.PARITY_STALE))) == {
+    assert set(without_knock_on(wrong(Signal.PLAN_HELD, Signal.PARITY_STALE))) == {
         Signal.PLAN_HELD,
         Signal.PARITY_STALE,
     }
     for cause in (Signal.RUN_FAILED, Signal.RUN_HUNG, Signal.INVENTORY_FAILED):
-        assert set(loudest(wrong(cause, Signal.PLAN_HELD))) == {cause, Signal.PLAN_HELD}
+        assert set(without_knock_on(wrong(cause, Signal.PLAN_HELD))) == {cause, Signal.PLAN_HELD}
 
 
 def test_an_alert_begins_with_the_words_of_its_beginning() -> None:
@@ -264,6 +264,7 @@ def test_an_alert_says_what_a_person_needs() -> None:
         "Last good: parity verified X",
         f"What to do: {SLACK_FIRST}",
         "Look: http://127.0.0.1:3000/runs/1",
+        "Help: docs/operating.md#alerts",
         "Key: ecr-catalog/goldenpath/backstage-unreachable",
     ]
 
@@ -275,6 +276,7 @@ def test_a_recovery_says_since_when_and_until_when() -> None:
     assert "Since: 2026-01-09 23:03:13 UTC" in alert.body
     assert "Ended: 2026-01-09 23:04:13 UTC" in alert.body
     assert "What to do" not in alert.body
+    assert "Help: " not in alert.body
 
 
 LOOKS: Final = st.lists(st.sets(st.sampled_from(Signal)), max_size=12)
@@ -324,7 +326,7 @@ def test_an_unreliable_receiver_misses_nothing_that_lasts(
     watch.look(*last)
 
     assert due(watch.state) == []
-    for signal in loudest(wrong(*last)):
+    for signal in without_knock_on(wrong(*last)):
         assert watch.arrived[signal][-1] is True
     for begins in watch.arrived.values():
         assert begins == [place % 2 == 0 for place in range(len(begins))]

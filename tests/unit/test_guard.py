@@ -91,11 +91,26 @@ def test_one_removal_that_was_not_proved_holds_the_plan_and_is_named() -> None:
     assert "repo-0001" not in reason
 
 
-def test_many_removals_that_were_not_proved_are_counted_and_a_few_named() -> None:
-    (reason,) = reasons(1000, 10, unproved=10)
+def test_many_removals_that_were_not_proved_are_counted_and_ten_named() -> None:
+    (reason,) = reasons(1000, 12, unproved=12, max_removals=12)
 
-    assert reason.startswith("10 ")
-    assert 0 < reason.count("repo-") < 10
+    assert reason.startswith("12 ")
+    assert reason.count("repo-") == 10
+    assert reason.endswith("repo-0009 and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("listed", "removed"),
+    [(1000, 12), (14, 3), (2, 2), (12, 12)],
+    ids=["number", "percent", "all", "each"],
+)
+def test_the_first_reason_names_the_first_ten_removals_once(listed: int, removed: int) -> None:
+    first, *others = reasons(listed, removed)
+
+    names = [f"repo-{number:04}" for number in range(min(removed, 10))]
+    more = f" and {removed - 10} more" if removed > 10 else ""
+    assert first.endswith(f": {', '.join(names)}{more}")
+    assert not any("repo-" in reason for reason in others)
 
 
 def test_a_damaged_published_file_holds_the_plan() -> None:

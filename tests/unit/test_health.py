@@ -266,8 +266,8 @@ def test_a_held_plan_says_why_since_when_and_what_stays() -> None:
 
     assert report.publication == (
         "**A plan is held since 2026-01-09 22:03 UTC**: 4 of 5 repositories (80 %), more than "
-        "max_removal_percent (20 %). Until someone approves it, the last good entity stays, of "
-        "2026-01-09 21:03 UTC."
+        "max_removal_percent (20 %): team/app-1, team/app-2, team/app-3, team/app-4. Until someone "
+        "approves it, the last good entity stays, of 2026-01-09 21:03 UTC."
     )
 
 
