@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache as cache_calls
 from pathlib import Path
 from typing import Final, Self
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from botocore.loaders import create_loader
 
 NOON: Final = datetime(2026, 1, 9, 12, 0, tzinfo=UTC)
 
@@ -139,6 +143,27 @@ class Repository:
         else:
             blob = self.git("hash-object", "-w", "--stdin", stdin=content)
         return f"{entry.mode} {blob}\t{path}\0".encode()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def files_of_libraries() -> Iterator[None]:
+    """Let libraries read their own files once, and not anew for each client and instance.
+
+    These are botocore's models of AWS, and the revisions of the schema of Dagster's storage.
+    """
+    from_config = ScriptDirectory.from_config
+    scripts: dict[str | None, ScriptDirectory] = {}
+
+    def kept(config: Config) -> ScriptDirectory:
+        where = config.get_main_option("script_location")
+        if where not in scripts:
+            scripts[where] = from_config(config)
+        return scripts[where]
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr("botocore.session.create_loader", cache_calls(create_loader))
+        changed.setattr(ScriptDirectory, "from_config", kept)
+        yield
 
 
 @pytest.fixture(autouse=True)

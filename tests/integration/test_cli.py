@@ -1,4 +1,8 @@
-"""The command `ecr-catalog` as a user and a pipeline meet it: words, streams, exit codes."""
+"""The command `ecr-catalog` as a user and a pipeline meet it: words, streams, exit codes.
+
+Most of it runs in this process. What depends on a process of its own starts one: terminals,
+signals, pipes, what is left behind, and that the installed command is this one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +25,7 @@ import dagster as dg
 import pytest
 
 from tests.fakes.aws import Fault
+from tests.integration.commands import InProcess
 from tests.integration.worlds import FileTarget, GitTarget, World, a_world
 
 COMMAND: Final = Path(sys.executable).with_name("ecr-catalog")
@@ -35,12 +40,19 @@ class Shell:
 
     environment: Mapping[str, str]
     folder: Path = field(kw_only=True)
+    in_process: InProcess = field(kw_only=True)
 
     def __call__(self, *arguments: str, **more: str) -> Done:
+        return self.in_process(
+            *arguments, folder=self.folder, environment={**self.environment, **more}
+        )
+
+    def start(self, *arguments: str) -> Done:
+        """Run the installed command in a process of its own."""
         return subprocess.run(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env={**self.environment, **more},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -88,15 +100,21 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def shell(world: World, tmp_path: Path) -> Shell:
-    return shell_in(world, tmp_path)
+def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> InProcess:
+    return InProcess(monkeypatch, capfd)
 
 
-def shell_in(world: World, tmp_path: Path) -> Shell:
+@pytest.fixture
+def shell(world: World, tmp_path: Path, in_process: InProcess) -> Shell:
+    return shell_in(world, tmp_path, in_process)
+
+
+def shell_in(world: World, tmp_path: Path, in_process: InProcess) -> Shell:
     folder, scratch = tmp_path / "here", tmp_path / "scratch"
     folder.mkdir()
     scratch.mkdir()
-    return Shell({**world.environ(tmp_path / "user"), "TMPDIR": str(scratch)}, folder=folder)
+    environment = {**world.environ(tmp_path / "user"), "TMPDIR": str(scratch)}
+    return Shell(environment, folder=folder, in_process=in_process)
 
 
 def test_whatever_fails_plan_verify_and_sync_say_what_stays_published(
@@ -173,7 +191,7 @@ def test_plan_prints_the_contract_as_one_json_object(world: World, shell: Shell)
     drift(world)
     before = world.content, world.target.history()
 
-    done = shell("plan", "-m", world.name, "--json")
+    done = shell.start("plan", "-m", world.name, "--json")
 
     assert done.returncode == 2
     assert done.stderr == ""
@@ -348,7 +366,7 @@ def test_sync_says_what_it_did_and_leaves_nothing_behind(world: World, shell: Sh
     world.have(*FIVE)
     content = None
     for outcome in ("published", "unchanged"):
-        done = shell("sync", "-m", world.name)
+        done = shell.start("sync", "-m", world.name)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         first, where = done.stdout.splitlines()
@@ -367,7 +385,7 @@ def test_the_cache_lies_where_the_user_keeps_caches(world: World, shell: Shell) 
     environment = dict(shell.environment)
     del environment["ECR_CATALOG_CACHE"]
 
-    done = Shell(environment, folder=shell.folder)(
+    done = replace(shell, environment=environment)(
         "plan", "-m", world.name, XDG_CACHE_HOME=str(caches)
     )
 
@@ -455,11 +473,13 @@ def test_sources_that_cannot_be_reached_are_told_with_their_mend(
     assert_an_error(gone, str(world.mirrors / "nowhere"), "Check that governance.repository exists")
 
 
-def test_a_target_that_cannot_be_reached_is_told_with_its_mend(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_reached_is_told_with_its_mend(
+    tmp_path: Path, in_process: InProcess
+) -> None:
     target = GitTarget(tmp_path)
     with a_world(tmp_path, target) as world:
         target.repository.folder.rename(tmp_path / "away")
-        done = shell_in(world, tmp_path)("plan", "-m", world.name)
+        done = shell_in(world, tmp_path, in_process)("plan", "-m", world.name)
 
     assert_an_error(done, "cannot be reached", "Check publish.repository")
 
@@ -513,7 +533,7 @@ def test_an_interrupted_command_stops_without_a_traceback(world: World, shell: S
         while not world.fake.count("GetCallerIdentity") and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        said, told = process.communicate(timeout=30)
+        said, told = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert said == ""

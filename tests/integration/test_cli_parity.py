@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.fakes.aws import Fault as AwsFault
 from tests.fakes.backstage import FakeBackstage, Fault
+from tests.integration.commands import InProcess
 from tests.integration.test_cli import Shell, assert_an_error, shell_in
 from tests.integration.worlds import FileTarget, World, a_world
 
@@ -33,9 +35,14 @@ def world(tmp_path: Path, backstage: FakeBackstage) -> Iterator[World]:
 
 
 @pytest.fixture
-def shell(world: World, tmp_path: Path) -> Shell:
-    shell = shell_in(world, tmp_path)
-    return Shell({**shell.environment, "A_TOKEN": TOKEN}, folder=shell.folder)
+def shell(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Shell:
+    shell = shell_in(world, tmp_path, InProcess(monkeypatch, capfd))
+    return replace(shell, environment={**shell.environment, "A_TOKEN": TOKEN})
 
 
 def verify(world: World, shell: Shell, **more: str) -> tuple[int, dict[str, Any]]:

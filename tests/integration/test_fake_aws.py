@@ -436,7 +436,7 @@ def test_a_hanging_call_never_answers(fake: FakeAws) -> None:
     with pytest.raises(ReadTimeoutError):
         impatient.describe_repositories()
 
-    assert 0.3 <= time.monotonic() - start < 2
+    assert 0.3 <= time.monotonic() - start < 30
     assert fake.count(LIST) == 1
 
 
@@ -452,7 +452,7 @@ def test_a_body_trickles_in_faster_than_a_reader_loses_patience(fake: FakeAws) -
         fake.clear()
 
         # The rest never comes, and botocore reads what there is for an answer.
-        assert "repositories" not in answer.result(timeout=5)
+        assert "repositories" not in answer.result(timeout=60)
     assert fake.count(LIST) == 1
 
 
@@ -463,14 +463,14 @@ def test_a_hanging_call_is_dropped_once_the_fault_is_cleared_or_the_fake_closed(
     before = threading.active_count()
     with FakeAws() as fake, ThreadPoolExecutor(1) as pool:
         fake.fail(LIST, Fault.HANG)
-        answer = pool.submit(client_of(fake, "ecr", read_timeout=10).describe_repositories)
+        answer = pool.submit(client_of(fake, "ecr", read_timeout=120).describe_repositories)
         while not fake.count(LIST):
             time.sleep(0.005)
 
         release(fake)
 
         with pytest.raises(ConnectionClosedError):
-            answer.result(timeout=5)
+            answer.result(timeout=60)
     assert threading.active_count() == before
 
 

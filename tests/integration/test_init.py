@@ -28,6 +28,7 @@ from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, as_written
 from ecr_catalog_pipeline.settings import FileTarget, GitTarget, load_mirror
 from tests.fakes.aws import FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
+from tests.integration.commands import InProcess
 from tests.integration.conftest import Repository
 from tests.integration.worlds import S3Target, s3_server
 
@@ -62,6 +63,7 @@ class User:
 
     home: Path
     fake: FakeAws
+    in_process: InProcess
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -80,6 +82,12 @@ class User:
         return self.home / "mirroring" / "mirrors" / f"{name}.yaml"
 
     def run(self, *words: str, folder: str = "mirroring", **more: str) -> Done:
+        return self.in_process(
+            *words, folder=self.home / folder, environment={**self.environment, **more}
+        )
+
+    def start(self, *words: str, folder: str = "mirroring", **more: str) -> Done:
+        """Run the command in a process of its own."""
         return subprocess.run(
             [COMMAND, *words],
             cwd=self.home / folder,
@@ -140,13 +148,15 @@ class User:
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
+def user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[User]:
     home = tmp_path / "jo"
     (home / "mirroring").mkdir(parents=True)
     with FakeAws() as fake:
         for name in ("base-images/python", "payments-gateway", "tmp-debug-jo"):
             fake.create(name)
-        user = User(home, fake)
+        user = User(home, fake, InProcess(monkeypatch, capfd))
         Repository.create(home / "platform.git", bare=True).commit(
             {PATH: GOVERNANCE, "old/copies/of/the/ecr-catalog.yaml": "repositories: {}\n"}
         )
@@ -179,8 +189,8 @@ def test_init_and_plan_alone_bring_a_new_user_to_a_plan(user: User) -> None:
         return text.replace(user.fake.endpoint_url, "http://127.0.0.1:5055")
 
     flags = [*user.flags, "--account-id", user.fake.account_id]
-    wrote = user.run("init", "goldenpath", *flags, "--yes")
-    planned = user.run("plan", "-m", "goldenpath")
+    wrote = user.start("init", "goldenpath", *flags, "--yes")
+    planned = user.start("plan", "-m", "goldenpath")
     assert (wrote.returncode, wrote.stderr) == (0, "")
     assert (planned.returncode, planned.stderr) == (2, "")
 
@@ -527,6 +537,6 @@ def test_of_a_bucket_it_is_said_that_writing_comes_first_with_the_first_sync(use
 
 
 def test_a_terminal_that_knows_no_marks_gets_words(user: User) -> None:
-    done = user.run("init", "goldenpath", *user.flags, "--yes", PYTHONIOENCODING="latin-1")
+    done = user.start("init", "goldenpath", *user.flags, "--yes", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0, done.stderr
     assert "\n  ok governance  4 repositories and 0 findings in " in done.stdout

@@ -12,13 +12,16 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.defs.outside import ECR_REGISTRY, GOVERNANCE_FILE, observation
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.worlds import FileTarget, World, a_world
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world whose Backstage reads nothing; what a run says of it is asked once."""
+    monkeypatch.setattr(mirroring, "VISIBLE_SECONDS", 0)
     with FakeBackstage() as backstage, a_world(tmp_path, FileTarget(tmp_path)) as world:
         world.write_mirror(backstage={"url": backstage.url})
         world.have(*(f"team/app-{number}" for number in range(6)))
