@@ -7,14 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from dagster_aws.s3 import S3Resource  # the owner of the project chose it for S3
 
 from ecr_catalog_pipeline.adapters.aws import (
     GIVE_UP_AFTER,
     OutOfTimeError,
     call_within,
-    client_config,
-    new_session,
     told_by,
 )
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
@@ -32,18 +29,6 @@ _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "N
 _REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled"})
 _SERVER_ERROR: Final = 500
 _READ_BACK_SECONDS: Final = 20
-
-
-class CatalogS3Resource(S3Resource):
-    """dagster-aws's S3, with the timeouts and retries of every client of ours."""
-
-    def get_client(self) -> S3Client:
-        """Make a client; nothing is contacted before its first call."""
-        session = new_session(self.region_name, self.endpoint_url, self.profile_name)
-        client: S3Client = session.client(
-            "s3", endpoint_url=self.endpoint_url, config=client_config()
-        )
-        return client
 
 
 class S3Publisher:
