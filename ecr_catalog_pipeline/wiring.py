@@ -12,6 +12,7 @@ from ecr_catalog_pipeline.adapters.governance_repo import GovernanceRepo
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.adapters.publish_file import FilePublisher
 from ecr_catalog_pipeline.adapters.publish_git import GitPublisher
+from ecr_catalog_pipeline.adapters.publish_s3 import S3Publisher
 from ecr_catalog_pipeline.adapters.publisher import Publisher
 from ecr_catalog_pipeline.demo.world import token_file
 from ecr_catalog_pipeline.settings import FileTarget, GitTarget, Mirror, S3Target, cache_folder
@@ -85,10 +86,7 @@ def _publisher(mirror: Mirror, cache: Path) -> Publisher:
 
 def _s3_publisher(mirror: Mirror, target: S3Target) -> Publisher:
     # Imported here: dagster-aws takes two seconds to import, and only this target needs it.
-    from ecr_catalog_pipeline.adapters.publish_s3 import (  # noqa: PLC0415
-        CatalogS3Resource,
-        S3Publisher,
-    )
+    from ecr_catalog_pipeline.defs.s3 import CatalogS3Resource  # noqa: PLC0415
 
     resource = CatalogS3Resource(
         region_name=mirror.registry.region, endpoint_url=mirror.s3_endpoint_url

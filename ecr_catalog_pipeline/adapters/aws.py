@@ -91,6 +91,16 @@ def told_by(error: Exception) -> str:
     return clean_text(_CREDENTIALS.sub(r"\1...", first_line), MAX_TOLD)
 
 
+def code_of(error: ClientError) -> str:
+    """The code of an AWS error, such as AccessDenied; empty when there is none."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int:
+    """The HTTP status of an AWS error; 0 when there is none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+
+
 @contextmanager
 def time_limit(client: Any, seconds: float = GIVE_UP_AFTER) -> Iterator[None]:
     """Let a client start no further attempt that could not end within `seconds`."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import urllib3
 
@@ -80,15 +80,13 @@ class BackstageCatalog:
         Raises:
             BackstageUnavailable: it does not answer, or not to us.
         """
-        found = [entity for entity in self._locations() if _reads(entity, file)]
-        for entity in found:
-            metadata = entity["metadata"]
-            namespace = metadata.get("namespace", "default")
-            reference = {"entityRef": f"location:{namespace}/{metadata['name']}"}
-            self._call("POST", "/api/catalog/refresh", reference)
+        found = [each["metadata"] for each in self._locations() if _reads(each, file)]
+        for location in found:
+            reference = f"location:{location.get('namespace', 'default')}/{location.get('name')}"
+            self._call("POST", "/api/catalog/refresh", {"entityRef": reference})
         return len(found)
 
-    def _locations(self) -> Iterator[dict[str, Any]]:
+    def _locations(self) -> Iterator[Any]:
         """Give the Location entities, by pages of 500, the first 10,000 of them."""
         query = {
             "filter": "kind=location",
@@ -98,10 +96,10 @@ class BackstageCatalog:
         for _ in range(MAX_LOCATION_PAGES):
             _, body = self._call("GET", f"/api/catalog/entities/by-query?{urlencode(query)}")
             page = _object(body) or {}
-            items = page.get("items")
-            yield from (each for each in items or () if isinstance(each, dict))
-            cursor = (page.get("pageInfo") or {}).get("nextCursor")
-            if not cursor:
+            items, info = page.get("items"), page.get("pageInfo")
+            yield from items if isinstance(items, list) else ()
+            cursor = info.get("nextCursor") if isinstance(info, dict) else None
+            if not isinstance(cursor, str):
                 return
             query = {"cursor": cursor}
 
@@ -228,12 +226,19 @@ def _shut_down(connected: socket.socket, late: threading.Event) -> None:
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
-def _reads(location: dict[str, Any], file: str) -> bool:
-    """Whether a Location has a target that ends with the file's path."""
-    spec = location.get("spec") or {}
-    targets = [spec.get("target"), *(spec.get("targets") or ())]
+def _reads(location: object, file: str) -> bool:
+    """Whether an answer is a Location that has a target which ends with the file's path."""
+    match location:
+        case {"metadata": dict(), "spec": {"targets": list(targets)}}:
+            pass
+        case {"metadata": dict(), "spec": {"target": target}}:
+            targets = [target]
+        case _:
+            return False
     ending = "/" + file.lstrip("/")
-    return any(isinstance(each, str) and urlsplit(each).path.endswith(ending) for each in targets)
+    return any(
+        isinstance(each, str) and each.partition("?")[0].endswith(ending) for each in targets
+    )
 
 
 def _is_not_found(body: bytes) -> bool:

@@ -19,7 +19,9 @@ from ecr_catalog_pipeline.adapters.aws import (
     OutOfTimeError,
     call_within,
     client_config,
+    code_of,
     new_session,
+    status_of,
     told_by,
 )
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
@@ -155,7 +157,7 @@ class EcrRegistry:
                     self._ecr, "describe_repositories", registryId=account, repositoryNames=[name]
                 )
             except ClientError as error:
-                if _code(error) != "RepositoryNotFoundException":
+                if code_of(error) != "RepositoryNotFoundException":
                     raise _failed(error, f"{_LIST} of {name}") from None
                 yield name
                 continue
@@ -285,17 +287,13 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
         )
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _action(client: Any, operation: str) -> str:
     service = client.meta.service_model.endpoint_prefix.removeprefix("api.")
     return f"{service}:{client.meta.method_to_api_mapping[operation]}"
 
 
 def _failed(error: ClientError, action: str) -> InventoryFailed:
-    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = code_of(error)
     if code in _DENIED:
         remediation = f"Allow {action.split(' ', maxsplit=1)[0]} to this mirror's role."
     elif code in _BAD_CREDENTIALS:
@@ -303,6 +301,8 @@ def _failed(error: ClientError, action: str) -> InventoryFailed:
     else:
         remediation = _WAIT
     return InventoryFailed(
-        f"{action} failed with {clean_text(code) or status}: {told_by(error)}".rstrip(": "),
+        f"{action} failed with {clean_text(code) or status_of(error)}: {told_by(error)}".rstrip(
+            ": "
+        ),
         remediation=remediation,
     )

@@ -7,14 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from dagster_aws.s3 import S3Resource  # the owner of the project chose it for S3
 
 from ecr_catalog_pipeline.adapters.aws import (
     GIVE_UP_AFTER,
     OutOfTimeError,
     call_within,
-    client_config,
-    new_session,
+    code_of,
+    status_of,
     told_by,
 )
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
@@ -32,18 +31,6 @@ _LOST: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "N
 _REFUSED: Final = frozenset({"AccessDenied", "NoSuchBucket", "AllAccessDisabled"})
 _SERVER_ERROR: Final = 500
 _READ_BACK_SECONDS: Final = 20
-
-
-class CatalogS3Resource(S3Resource):
-    """dagster-aws's S3, with the timeouts and retries of every client of ours."""
-
-    def get_client(self) -> S3Client:
-        """Make a client; nothing is contacted before its first call."""
-        session = new_session(self.region_name, self.endpoint_url, self.profile_name)
-        client: S3Client = session.client(
-            "s3", endpoint_url=self.endpoint_url, config=client_config()
-        )
-        return client
 
 
 class S3Publisher:
@@ -70,7 +57,7 @@ class S3Publisher:
             content, answer = call_within(client, lambda: self._get(client), seconds)
             return Published(content, self._etag(answer, "s3:GetObject"))
         except ClientError as error:
-            if _code(error) == "NoSuchKey":
+            if code_of(error) == "NoSuchKey":
                 return Published(None, None)
             raise self._failed(error, "s3:GetObject") from None
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
@@ -98,10 +85,10 @@ class S3Publisher:
             )
             answer = call_within(client, put)
         except ClientError as error:
-            if _code(error) in _LOST:
+            if code_of(error) in _LOST:
                 return self._version_if_ours(new)
             failure = self._failed(error, "s3:PutObject")
-            if _status(error) < _SERVER_ERROR:
+            if status_of(error) < _SERVER_ERROR:
                 raise failure from None
             return self._version_if_taken(new, failure)
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
@@ -159,7 +146,7 @@ class S3Publisher:
         raise failure
 
     def _failed(self, error: ClientError, action: str) -> CatalogError:
-        code = _code(error)
+        code = code_of(error)
         if _is_about_kms(error):
             return TargetRefused(
                 f"{action} on {self.where} was refused because of its KMS key, with "
@@ -177,7 +164,7 @@ class S3Publisher:
         return self._unavailable(error, action)
 
     def _unavailable(self, error: Exception, action: str) -> TargetUnavailable:
-        code = f"{_code(error)}: " if isinstance(error, ClientError) else ""
+        code = f"{code_of(error)}: " if isinstance(error, ClientError) else ""
         return TargetUnavailable(
             f"{action} on {self.where} failed: {code}{told_by(error)}",
             remediation="Check the network, the bucket and the credentials; what is published "
@@ -187,15 +174,7 @@ class S3Publisher:
 
 def _is_about_kms(error: ClientError) -> bool:
     """Whether the KMS key of an object is at fault, for longer than a throttled call."""
-    code = _code(error)
-    if "throttling" in code.lower() or _status(error) >= _SERVER_ERROR:
+    code = code_of(error)
+    if "throttling" in code.lower() or status_of(error) >= _SERVER_ERROR:
         return False
     return "KMS" in code.upper() or (code in _REFUSED and "kms" in told_by(error).lower())
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

@@ -17,12 +17,13 @@ from typing import Any, Final
 import click
 
 from ecr_catalog_pipeline.core.governance import (
-    ENCRYPTIONS,
     ENTRY_ID,
     KNOWN_VERSIONS,
     REPOSITORY_NAME,
-    RISKS,
-    Status,
+    ROOT_KEYS,
+    SECTIONS,
+    Form,
+    Key,
 )
 from ecr_catalog_pipeline.settings import Mirror
 
@@ -77,14 +78,9 @@ def governance_schema(*, strict: bool = False) -> Schema:
             "minLength": 2,
             "maxLength": 256,
         }
-    repositories = {
-        **entries,
-        "description": "Every container repository that is meant to be, by its name in ECR.",
-    }
-    root: Schema = {
-        key: _ruled(_ROOT_RULES.get(key, {}), description, strict=strict)
-        for key, description in ROOT_DESCRIPTIONS.items()
-    } | {"repositories": repositories}
+    root: Schema = {key: _ruled(rule, strict=strict) for key, rule in ROOT_KEYS.items()}
+    older = {**entries, **root.pop("registries")}
+    root["repositories"] = {**entries, **root["repositories"]}
     schema = {
         "$schema": DIALECT,
         "title": f"Governance of container repositories{' (strict)' if strict else ''}",
@@ -98,7 +94,6 @@ def governance_schema(*, strict: bool = False) -> Schema:
             "required": ["version", "repositories"],
             "additionalProperties": False,
         }
-    older = {**entries, "description": "The older name of `repositories`: rename it."}
     return schema | {
         "properties": root | {"registries": older},
         "oneOf": [{"required": ["repositories"]}, {"required": ["registries"]}],
@@ -201,92 +196,37 @@ def _string(node: Schema) -> Schema:
 
 # The governance file: the rules of `core.governance`
 
-_TEXT: Final[Schema] = {"type": ["string", "number", "boolean"], "pattern": r"\S"}
-_OPTIONAL_TEXT: Final[Schema] = {"type": ["string", "number", "boolean", "null"]}
-
-ROOT_DESCRIPTIONS: Final[Mapping[str, str]] = {
-    "version": "The version of the file's form.",
-    "domain": "The domain that the registry belongs to.",
-    "owner": "Who answers for this file.",
-    "last_updated": "The day of the last change.",
-    "managed_by": "Who manages the registry.",
-    "physical_registry": "The name of the registry in AWS.",
-}
-_ROOT_RULES: Final[Mapping[str, Schema]] = {
+_RULES: Final[Mapping[Form, Schema]] = {
     # Without quotes a version is a number.
-    "version": {"enum": [*sorted(KNOWN_VERSIONS), *map(float, sorted(KNOWN_VERSIONS))]},
-}
-
-ENTRY_DESCRIPTIONS: Final[Mapping[str, Mapping[str, str]]] = {
-    "metadata": {
-        "id": "The repository's own id, such as REGISTRY_PAYMENTS_GATEWAY; no other one has it.",
-        "owner": "The team that answers for the repository.",
-        "risk": "How grave it is when the repository is misused.",
-        "environment": "The environment that the repository serves; optional.",
-        "status": "What the repository is meant to be. `pending` asks for it, `decommissioned` "
-        "says that it is to go.",
-        "created_date": "The day it was asked for.",
-        "requested_by": "Who asked for it; optional.",
-        "domain": "The domain it belongs to; optional.",
-    },
-    "aws": {"repository_url": "Its URI in ECR; optional, and never published."},
-    "governance": {
-        "image_scanning": "Whether its images are scanned on push.",
-        "encryption": "How it is encrypted.",
-        "lifecycle_policy": "How many images it keeps: {keep_image_count: 50}.",
-    },
-}
-_SECTION_DESCRIPTIONS: Final[Mapping[str, str]] = {
-    "metadata": "Whose it is, and what it is meant to be.",
-    "aws": "What AWS knows of it; optional.",
-    "governance": "What is asked of it; optional.",
-}
-_ENTRY_RULES: Final[Mapping[str, Mapping[str, Schema]]] = {
-    "metadata": {
-        "id": {"type": "string", "pattern": f"^{ENTRY_ID.pattern}$"},
-        "owner": _TEXT,
-        "risk": {"enum": list(RISKS)},
-        "environment": _OPTIONAL_TEXT,
-        "status": {"enum": [status.value for status in Status]},
-        "created_date": _OPTIONAL_TEXT,
-        "requested_by": _OPTIONAL_TEXT,
-        "domain": _OPTIONAL_TEXT,
-    },
-    "aws": {},
-    "governance": {
-        "image_scanning": {"type": ["boolean", "string", "null"], "pattern": _BOOLEAN_TEXT},
-        "encryption": {"enum": [*ENCRYPTIONS, None]},
-        "lifecycle_policy": {
-            "type": ["object", "null"],
-            "properties": {
-                "keep_image_count": {
-                    "description": "How many images are kept, 1 or more.",
-                    "type": ["integer", "string"],
-                    "minimum": 1,
-                    "pattern": r"^(?=[0-9]{0,8}[1-9])[0-9]+$",
-                }
-            },
-            "required": ["keep_image_count"],
+    Form.VERSION: {"enum": [*sorted(KNOWN_VERSIONS), *map(float, sorted(KNOWN_VERSIONS))]},
+    Form.TEXT: {"type": ["string", "number", "boolean", "null"]},
+    Form.ID: {"type": "string", "pattern": f"^{ENTRY_ID.pattern}$"},
+    Form.TRUTH: {"type": ["boolean", "string", "null"], "pattern": _BOOLEAN_TEXT},
+    Form.LIFECYCLE: {
+        "type": ["object", "null"],
+        "properties": {
+            "keep_image_count": {
+                "description": "How many images are kept, 1 or more.",
+                "type": ["integer", "string"],
+                "minimum": 1,
+                "pattern": r"^(?=[0-9]{0,8}[1-9])[0-9]+$",
+            }
         },
+        "required": ["keep_image_count"],
     },
 }
-_REQUIRED: Final[Mapping[str, list[str]]] = {"metadata": ["id", "owner", "risk", "status"]}
 
 
 def _entry(*, strict: bool) -> Schema:
     sections: Schema = {}
-    for section, keys in ENTRY_DESCRIPTIONS.items():
-        properties = {
-            key: _ruled(_ENTRY_RULES[section].get(key, {}), description, strict=strict)
-            for key, description in keys.items()
-        }
-        sections[section] = {
-            "description": _SECTION_DESCRIPTIONS[section],
-            "properties": properties,
+    for name, section in SECTIONS.items():
+        sections[name] = {
+            "description": section.description,
+            "properties": {key: _ruled(rule, strict=strict) for key, rule in section.keys.items()},
         }
         if strict:
-            required = _REQUIRED.get(section)
-            sections[section] |= {
+            required = section.required
+            sections[name] |= {
                 "type": "object" if required else ["object", "null"],
                 "additionalProperties": False,
                 **({"required": required} if required else {}),
@@ -295,16 +235,23 @@ def _entry(*, strict: bool) -> Schema:
         return {
             "type": "object",
             "properties": sections,
-            "required": list(_REQUIRED),
+            "required": [name for name, section in SECTIONS.items() if section.required],
             "additionalProperties": False,
         }
     return {"properties": sections}
 
 
-def _ruled(rule: Schema, description: str, *, strict: bool) -> Schema:
+def _ruled(key: Key, *, strict: bool) -> Schema:
     """Rule a key; where nothing is strict, the rule is what an editor completes."""
-    if not rule:
-        return {"description": description}
-    if strict:
-        return {"description": description, **rule}
-    return {"description": description, "anyOf": [rule, {}]}
+    rule = _rule(key)
+    if rule and not strict:
+        rule = {"anyOf": [rule, {}]}
+    return {"description": key.description, **rule}
+
+
+def _rule(key: Key) -> Schema:
+    if key.form is Form.CHOICE:
+        return {"enum": [*key.choices, *([] if key.required else [None])]}
+    if key.form is Form.TEXT and key.required:
+        return {"type": ["string", "number", "boolean"], "pattern": r"\S"}
+    return _RULES.get(key.form, {})

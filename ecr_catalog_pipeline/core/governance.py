@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from operator import attrgetter
 from typing import Any, Final
 
@@ -47,36 +47,6 @@ REPOSITORY_NAME: Final = re.compile(
 _WITHIN_ENTRY: Final = attrgetter("rule", "severity", "message", "remediation")
 ENTRY_ID: Final = re.compile(r"REGISTRY_[A-Z0-9_]+")
 
-ROOT_KEYS: Final = frozenset(
-    {
-        "version",
-        "domain",
-        "owner",
-        "last_updated",
-        "managed_by",
-        "physical_registry",
-        "repositories",
-        "registries",
-    }
-)
-ENTRY_KEYS: Final = {
-    "": frozenset({"metadata", "aws", "governance"}),
-    "metadata": frozenset(
-        {
-            "id",
-            "owner",
-            "risk",
-            "environment",
-            "status",
-            "created_date",
-            "requested_by",
-            "domain",
-        }
-    ),
-    "aws": frozenset({"repository_url"}),
-    "governance": frozenset({"image_scanning", "encryption", "lifecycle_policy"}),
-}
-
 
 class Status(StrEnum):
     """What governance says a repository is meant to be."""
@@ -85,6 +55,119 @@ class Status(StrEnum):
     ACTIVE = "active"
     DEPRECATED = "deprecated"
     DECOMMISSIONED = "decommissioned"
+
+
+class Form(Enum):
+    """What a value has to be."""
+
+    ANYTHING = auto()
+    VERSION = auto()
+    TEXT = auto()
+    CHOICE = auto()
+    ID = auto()
+    TRUTH = auto()
+    LIFECYCLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of the file.
+
+    Attributes:
+        remediation: of a value that is not of its form.
+        choices: what a CHOICE takes.
+        required: the severity of the finding that it is missing; None where it may be.
+        to_add: the remediation where it is missing, if that is another one.
+    """
+
+    description: str
+    form: Form = Form.ANYTHING
+    remediation: str = "Write one line of text."
+    choices: tuple[str, ...] = ()
+    required: Severity | None = None
+    to_add: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping in an entry."""
+
+    description: str
+    keys: Mapping[str, Key]
+
+    @property
+    def required(self) -> list[str]:
+        """The keys that must be there."""
+        return [name for name, key in self.keys.items() if key.required]
+
+
+def _one_of(description: str, choices: Iterable[str], required: Severity | None = None) -> Key:
+    texts = tuple(choices)
+    return Key(description, Form.CHOICE, f"Use one of {', '.join(texts)}.", texts, required)
+
+
+# The parser's findings and the JSON Schemas both come from these two tables.
+ROOT_KEYS: Final[Mapping[str, Key]] = {
+    "version": Key("The version of the file's form.", Form.VERSION),
+    "domain": Key("The domain that the registry belongs to."),
+    "owner": Key("Who answers for this file."),
+    "last_updated": Key("The day of the last change."),
+    "managed_by": Key("Who manages the registry."),
+    "physical_registry": Key("The name of the registry in AWS."),
+    "repositories": Key("Every container repository that is meant to be, by its name in ECR."),
+    "registries": Key("The older name of `repositories`: rename it."),
+}
+SECTIONS: Final[Mapping[str, Section]] = {
+    "metadata": Section(
+        "Whose it is, and what it is meant to be.",
+        {
+            "id": Key(
+                "The repository's own id, such as REGISTRY_PAYMENTS_GATEWAY; no other one has it.",
+                Form.ID,
+                "Use REGISTRY_ and capital letters, digits and underscores.",
+                required=Severity.WARNING,
+                to_add="Add an id such as REGISTRY_PAYMENTS_GATEWAY.",
+            ),
+            "owner": Key(
+                "The team that answers for the repository.",
+                Form.TEXT,
+                required=Severity.ERROR,
+                to_add="Name the team that answers for this repository.",
+            ),
+            "risk": _one_of(
+                "How grave it is when the repository is misused.", RISKS, Severity.WARNING
+            ),
+            "environment": Key("The environment that the repository serves; optional.", Form.TEXT),
+            "status": _one_of(
+                "What the repository is meant to be. `pending` asks for it, `decommissioned` "
+                "says that it is to go.",
+                Status,
+                Severity.WARNING,
+            ),
+            "created_date": Key("The day it was asked for.", Form.TEXT),
+            "requested_by": Key("Who asked for it; optional.", Form.TEXT),
+            "domain": Key("The domain it belongs to; optional.", Form.TEXT),
+        },
+    ),
+    "aws": Section(
+        "What AWS knows of it; optional.",
+        {"repository_url": Key("Its URI in ECR; optional, and never published.")},
+    ),
+    "governance": Section(
+        "What is asked of it; optional.",
+        {
+            "image_scanning": Key(
+                "Whether its images are scanned on push.", Form.TRUTH, "Write true or false."
+            ),
+            "encryption": _one_of("How it is encrypted.", ENCRYPTIONS),
+            "lifecycle_policy": Key(
+                "How many images it keeps: {keep_image_count: 50}.",
+                Form.LIFECYCLE,
+                "Write `lifecycle_policy: {keep_image_count: 50}`.",
+            ),
+        },
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +365,7 @@ def _root_findings(root: Mapping[str, Value]) -> Iterator[Finding]:
             f"the file's version is {_shown(root.get('version'))}",
             'Write `version: "1.0"`.',
         )
-    yield from _unknown_keys("", "", root.keys() - ROOT_KEYS)
+    yield from _unknown_keys("", "", root.keys() - ROOT_KEYS.keys())
 
 
 def _identifier(raw: Value) -> str | None:
@@ -300,7 +383,7 @@ def _entry_findings(entry: Entry, raw: Value, ids: Mapping[str, int]) -> Iterato
             "ECR accepts no repository of this name, so it can never exist",
             "Use 2-256 lower-case letters and digits, joined by one of . _ - /, and no more.",
         )
-    for section in ("metadata", "aws", "governance"):
+    for section in SECTIONS:
         value = raw.get(section) if isinstance(raw, dict) else None
         if value is not None and not isinstance(value, dict):
             yield finding(
@@ -316,7 +399,6 @@ def _entry_findings(entry: Entry, raw: Value, ids: Mapping[str, int]) -> Iterato
             f"the entry is {_kind(raw)}, not a mapping",
             "Give it a `metadata:` mapping with id, owner, risk and status.",
         )
-    metadata = _section(raw, "metadata")
     identifier = _identifier(raw)
     if identifier and ids[identifier] > 1:
         yield finding(
@@ -325,11 +407,13 @@ def _entry_findings(entry: Entry, raw: Value, ids: Mapping[str, int]) -> Iterato
             f"metadata.id {_shown(identifier)} is used by {ids[identifier]} repositories",
             "Give every repository an id of its own.",
         )
-    yield from _metadata_findings(entry, metadata)
-    yield from _governance_findings(entry, _section(raw, "governance"))
-    for section, known in ENTRY_KEYS.items():
-        keys = raw if section == "" and isinstance(raw, dict) else _section(raw, section)
-        yield from _unknown_keys(entry.name, section, keys.keys() - known)
+    for section, allowed in SECTIONS.items():
+        given = _section(raw, section)
+        for name, key in allowed.keys.items():
+            yield from _key_findings(entry.name, section, name, key, given.get(name))
+        yield from _unknown_keys(entry.name, section, given.keys() - allowed.keys.keys())
+    if isinstance(raw, dict):
+        yield from _unknown_keys(entry.name, "", raw.keys() - SECTIONS.keys())
 
 
 def _unknown_keys(repository: str, section: str, unknown: Collection[str]) -> Iterator[Finding]:
@@ -349,94 +433,44 @@ def _unknown_keys(repository: str, section: str, unknown: Collection[str]) -> It
         )
 
 
-def _metadata_findings(entry: Entry, metadata: Mapping[str, Value]) -> Iterator[Finding]:
-    def finding(rule: str, severity: Severity, message: str, remediation: str) -> Finding:
-        return Finding(entry.name, rule, severity, message, remediation)
-
-    identifier = metadata.get("id")
-    if identifier is None:
-        yield finding(
-            "id-missing",
-            Severity.WARNING,
-            "metadata.id is missing",
-            "Add an id such as REGISTRY_PAYMENTS_GATEWAY.",
-        )
-    elif not (isinstance(identifier, str) and ENTRY_ID.fullmatch(identifier)):
-        yield finding(
-            "id-invalid",
-            Severity.WARNING,
-            f"metadata.id {_shown(identifier)} does not match ^REGISTRY_[A-Z0-9_]+$",
-            "Use REGISTRY_ and capital letters, digits and underscores.",
-        )
-    if entry.owner is None:
-        yield finding(
-            "owner-missing",
-            Severity.ERROR,
-            "metadata.owner is missing",
-            "Name the team that answers for this repository.",
-        )
-    if entry.risk is None:
-        missing = metadata.get("risk") is None
-        yield finding(
-            "risk-missing" if missing else "risk-unknown",
-            Severity.WARNING,
-            "metadata.risk is missing"
-            if missing
-            else f"metadata.risk {_shown(metadata.get('risk'))} is unknown",
-            f"Use one of {', '.join(RISKS)}.",
-        )
-    if entry.status is None:
-        missing = metadata.get("status") is None
-        yield finding(
-            "status-missing" if missing else "status-unknown",
-            Severity.WARNING,
-            "metadata.status is missing"
-            if missing
-            else f"metadata.status {_shown(metadata.get('status'))} is unknown",
-            f"Use one of {', '.join(Status)}.",
-        )
-    for key in ("owner", "environment", "created_date", "requested_by", "domain"):
-        value = metadata.get(key)
-        if value is not None and not isinstance(value, str):
-            yield finding(
-                "value-malformed",
-                Severity.WARNING,
-                f"metadata.{key} is {_kind(value)}, not text",
-                "Write one line of text.",
-            )
-
-
-def _governance_findings(entry: Entry, governance: Mapping[str, Value]) -> Iterator[Finding]:
-    scanning = governance.get("image_scanning")
-    if scanning is not None and entry.image_scanning is None:
+def _key_findings(
+    repository: str, section: str, name: str, key: Key, value: Value
+) -> Iterator[Finding]:
+    """Find that a key is missing, or that its value is not of its form."""
+    path, rule = f"{section}.{name}", name.replace("_", "-")
+    if key.required and (value is None or (key.form is Form.TEXT and _text(value) is None)):
+        remediation = key.to_add or key.remediation
         yield Finding(
-            entry.name,
-            "image-scanning-unknown",
-            Severity.WARNING,
-            f"governance.image_scanning {_shown(scanning)} is neither true nor false",
-            "Write true or false.",
+            repository, f"{rule}-missing", key.required, f"{path} is missing", remediation
         )
-    encryption = governance.get("encryption")
-    if encryption is not None and entry.encryption not in ENCRYPTIONS:
-        yield Finding(
-            entry.name,
-            "encryption-unknown",
-            Severity.WARNING,
-            f"governance.encryption {_shown(encryption)} is unknown",
-            f"Use one of {', '.join(ENCRYPTIONS)}.",
-        )
-    lifecycle = governance.get("lifecycle_policy")
-    if lifecycle is None:
+    if value is None or (fault := _fault(key, value)) is None:
         return
+    ending, words = fault
+    if key.form is not Form.TEXT:
+        ending = f"{rule}-{ending}"
+    yield Finding(repository, ending, Severity.WARNING, f"{path} {words}", key.remediation)
+
+
+def _fault(key: Key, value: Value) -> tuple[str, str] | None:
+    """Say what is wrong with a value: how the name of the rule ends, and in words."""
+    match key.form:
+        case Form.TEXT if not isinstance(value, str):
+            return "value-malformed", f"is {_kind(value)}, not text"
+        case Form.CHOICE if _text(value) not in key.choices:
+            return "unknown", f"{_shown(value)} is unknown"
+        case Form.ID if not (isinstance(value, str) and ENTRY_ID.fullmatch(value)):
+            return "invalid", f"{_shown(value)} does not match ^{ENTRY_ID.pattern}$"
+        case Form.TRUTH if _boolean(value) is None:
+            return "unknown", f"{_shown(value)} is neither true nor false"
+        case Form.LIFECYCLE if not _keeps_images(value):
+            return "malformed", "has no keep_image_count of 1 or more"
+        case _:
+            return None
+
+
+def _keeps_images(lifecycle: Value) -> bool:
     keep = lifecycle.get("keep_image_count") if isinstance(lifecycle, dict) else None
-    if not (isinstance(keep, str) and keep.isascii() and keep.isdigit() and int(keep[:9]) > 0):
-        yield Finding(
-            entry.name,
-            "lifecycle-policy-malformed",
-            Severity.WARNING,
-            "governance.lifecycle_policy has no keep_image_count of 1 or more",
-            "Write `lifecycle_policy: {keep_image_count: 50}`.",
-        )
+    return isinstance(keep, str) and keep.isascii() and keep.isdigit() and int(keep[:9]) > 0
 
 
 def _section(raw: Value, key: str) -> Mapping[str, Value]:

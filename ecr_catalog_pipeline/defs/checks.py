@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import dagster as dg
@@ -32,71 +32,57 @@ PARITY_IS_FRESH = "parity_is_fresh"
 
 def governance_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of `governance_catalog`."""
-    return [
-        dg.AssetCheckSpec(
-            GOVERNANCE_FINDINGS,
-            asset=asset,
-            description="The governance file breaks no rule. Fails with an error for findings of "
-            "severity error, with a warning for warnings.",
-        )
-    ]
+    return _specs(
+        asset,
+        {
+            GOVERNANCE_FINDINGS: "The governance file breaks no rule. Fails with an error for "
+            "findings of severity error, with a warning for warnings.",
+        },
+    )
 
 
 def reconciled_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of `reconciled_registry`."""
-    return [
-        dg.AssetCheckSpec(
-            NO_GHOSTS, asset=asset, description="Nothing is governed as existing and gone from AWS."
-        ),
-        dg.AssetCheckSpec(
-            NO_ORPHANS, asset=asset, description="Nothing stands in AWS that is not governed."
-        ),
-        dg.AssetCheckSpec(
-            ENTITY_VALID,
-            asset=asset,
-            description="Backstage will take the entity; an invalid one is never published.",
-        ),
-    ]
+    return _specs(
+        asset,
+        {
+            NO_GHOSTS: "No repository is governed as existing and absent from AWS.",
+            NO_ORPHANS: "Every repository in AWS is governed.",
+            ENTITY_VALID: "Backstage will take the entity; an invalid one is never published.",
+        },
+    )
 
 
 def published_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of `published_entity`."""
-    return [
-        dg.AssetCheckSpec(
-            REMOVAL_GUARD,
-            asset=asset,
-            description="No plan waits for approval because of what it removes.",
-        ),
-        dg.AssetCheckSpec(
-            PUBLISHED_EQUALS_DESIRED,
-            asset=asset,
-            description="What is published is what governance and AWS call for.",
-        ),
-        dg.AssetCheckSpec(
-            LAST_KNOWN_GOOD,
-            asset=asset,
-            description="The last run could vouch for what is published. Otherwise the last known "
-            "good entity stays as it was: its age, and why.",
-        ),
-    ]
+    return _specs(
+        asset,
+        {
+            REMOVAL_GUARD: "Fails while a plan awaits approval.",
+            PUBLISHED_EQUALS_DESIRED: "What is published is what governance and AWS call for.",
+            LAST_KNOWN_GOOD: "The last run could vouch for what is published. Otherwise the last "
+            "known good entity stays as it was: its age, and why.",
+        },
+    )
 
 
 def parity_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of `backstage_parity`."""
+    return _specs(
+        asset,
+        {
+            BACKSTAGE_IN_PARITY: "Backstage serves what is published.",
+            TIME_TO_PARITY_WITHIN_SLO: "Every change that this run closed was visible within the "
+            "SLO.",
+            PARITY_IS_FRESH: "Parity was verified not longer ago than the SLO.",
+        },
+    )
+
+
+def _specs(asset: dg.AssetKey, descriptions: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
     return [
-        dg.AssetCheckSpec(
-            BACKSTAGE_IN_PARITY, asset=asset, description="Backstage serves what is published."
-        ),
-        dg.AssetCheckSpec(
-            TIME_TO_PARITY_WITHIN_SLO,
-            asset=asset,
-            description="Every change that this run closed was visible within the SLO.",
-        ),
-        dg.AssetCheckSpec(
-            PARITY_IS_FRESH,
-            asset=asset,
-            description="Parity was verified not longer ago than the SLO.",
-        ),
+        dg.AssetCheckSpec(name, asset=asset, description=description)
+        for name, description in descriptions.items()
     ]
 
 

@@ -7,7 +7,7 @@ otherwise it would pin what was observed before its step began, and count as sta
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -42,34 +42,28 @@ def outside_assets(mirror: Mirror, adapters: Adapters) -> list[dg.AssetsDefiniti
 
     return [
         _observable(
-            dg.AssetSpec(
-                key_of(mirror, GOVERNANCE_FILE),
-                group_name=mirror.name,
-                kinds={"git", "yaml"},
-                description=f"`{source.path}` on branch `{source.branch}` of "
-                f"`{source.repository}`: what the company means to have.",
-            ),
+            mirror,
+            GOVERNANCE_FILE,
             governance_file,
+            kinds={"git", "yaml"},
+            description=f"`{source.path}` on branch `{source.branch}` of `{source.repository}`: "
+            "what the company means to have.",
         ),
         _observable(
-            dg.AssetSpec(
-                key_of(mirror, ECR_REGISTRY),
-                group_name=mirror.name,
-                kinds={"aws", "ecr"},
-                description=f"The ECR registry of account `{registry.account_id or 'any'}` in "
-                f"`{registry.region}`: what is really there.",
-            ),
+            mirror,
+            ECR_REGISTRY,
             ecr_registry,
+            kinds={"aws", "ecr"},
+            description=f"The ECR registry of account `{registry.account_id or 'any'}` in "
+            f"`{registry.region}`: what is really there.",
         ),
         _observable(
-            dg.AssetSpec(
-                key_of(mirror, BACKSTAGE_ENTITY),
-                deps=[key_of(mirror, "published_entity")],
-                group_name=mirror.name,
-                kinds={"backstage"},
-                description=f"`{identity.reference}`: what Backstage shows.",
-            ),
+            mirror,
+            BACKSTAGE_ENTITY,
             backstage_entity,
+            deps=[key_of(mirror, "published_entity")],
+            kinds={"backstage"},
+            description=f"`{identity.reference}`: what Backstage shows.",
         ),
     ]
 
@@ -94,8 +88,10 @@ def pinned(mirror: Mirror, name: str, data_version: str) -> dict[str, str]:
 
 
 def _observable(
-    spec: dg.AssetSpec, look: Callable[[dg.AssetExecutionContext], str]
+    mirror: Mirror, name: str, look: Callable[[dg.AssetExecutionContext], str], **of_spec: Any
 ) -> dg.AssetsDefinition:
+    spec = dg.AssetSpec(key_of(mirror, name), group_name=mirror.name, **of_spec)
+
     def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         with as_dagster_failure():
             data_version = look(context)

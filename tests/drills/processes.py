@@ -33,7 +33,7 @@ _FORKED.set_forkserver_preload(
         # An import that fails here is silently left to each process: these are installed.
         "ecr_catalog_pipeline.mirroring",
         "ecr_catalog_pipeline.wiring",
-        "ecr_catalog_pipeline.adapters.publish_s3",
+        "ecr_catalog_pipeline.defs.s3",
     ]
 )
 

@@ -91,6 +91,23 @@ def test_every_location_that_reads_the_file_is_refreshed(fake: FakeBackstage) ->
     assert refreshed == ["location:default/l1", "location:default/l3"]
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"[]",
+        b"{}",
+        b'{"items": {"a": 1}, "pageInfo": []}',
+        b'{"items": [1, null, {}, {"metadata": 1, "spec": {"target": "/a/b.yaml"}}]}',
+        b'{"items": [{"metadata": {}, "spec": {"target": 1}}, {"metadata": {}, "spec": []}]}',
+        b'{"items": [{"metadata": {}, "spec": {"targets": [1, "http://[/a/b.yaml"]}}]}',
+    ],
+)
+def test_malformed_locations_are_none(wire: Wire, page: bytes) -> None:
+    wire.pieces = lambda: answer("200 OK", page)
+
+    assert BackstageCatalog(wire.url).refresh_locations("a/b.yaml") == 0
+
+
 @pytest.mark.parametrize("name", ["a b", "a?b=c", "a#b", "a%2Fb", "é"])
 def test_names_are_quoted(fake: FakeBackstage, name: str) -> None:
     assert catalog_of(fake).entity("default", name) is None

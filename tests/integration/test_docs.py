@@ -49,7 +49,7 @@ from sqlalchemy import create_engine
 from ecr_catalog_pipeline.cli import cli
 from ecr_catalog_pipeline.commands.schema import governance_schema
 from ecr_catalog_pipeline.core.alerts import Alert, Condition, Signal
-from ecr_catalog_pipeline.core.governance import ENTRY_KEYS, ROOT_KEYS, parse_governance
+from ecr_catalog_pipeline.core.governance import ROOT_KEYS, SECTIONS, parse_governance
 from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.mirror_files import GROUP, SETTINGS_VALID
@@ -911,8 +911,8 @@ def test_every_key_of_a_mirror_file_is_documented_with_its_default() -> None:
 def test_every_key_of_the_governance_file_is_documented() -> None:
     section = "The governance file"
     root = [code for key, _ in rows("docs/configuring.md", section, 2) for code in codes(key)]
-    entry = {f"{part}.{key}" for part, keys in ENTRY_KEYS.items() if part for key in keys}
-    assert set(root) == entry | ROOT_KEYS
+    entry = {f"{name}.{key}" for name, section in SECTIONS.items() for key in section.keys}
+    assert set(root) == entry | ROOT_KEYS.keys()
     assert len(root) == len(set(root))
 
 

@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # ships no types
 
 from ecr_catalog_pipeline.commands.schema import (
-    ENTRY_DESCRIPTIONS,
     FILES,
-    ROOT_DESCRIPTIONS,
     as_text,
     governance_schema,
     mirror_schema,
@@ -28,9 +26,9 @@ from ecr_catalog_pipeline.commands.schema import (
 from ecr_catalog_pipeline.core.errors import GovernanceRefused, SettingsError
 from ecr_catalog_pipeline.core.governance import (
     ENCRYPTIONS,
-    ENTRY_KEYS,
     RISKS,
     ROOT_KEYS,
+    SECTIONS,
     Status,
     parse_governance,
 )
@@ -336,11 +334,14 @@ def test_a_number_without_quotes_is_no_false_alarm() -> None:
 # Governance files
 
 
-def test_every_key_that_governance_knows_is_in_the_schema() -> None:
-    assert ROOT_DESCRIPTIONS.keys() == ROOT_KEYS - {"repositories", "registries"}
-    assert ENTRY_DESCRIPTIONS.keys() == ENTRY_KEYS[""]
-    for section, keys in ENTRY_DESCRIPTIONS.items():
-        assert keys.keys() == ENTRY_KEYS[section], section
+@pytest.mark.parametrize("strict", [False, True])
+def test_every_key_that_governance_knows_is_in_the_schema(strict: bool) -> None:
+    root = governance_schema(strict=strict)["properties"]
+    sections = root["repositories"]["additionalProperties"]["properties"]
+    assert root.keys() == ROOT_KEYS.keys() - ({"registries"} if strict else set())
+    assert {name: each["properties"].keys() for name, each in sections.items()} == {
+        name: each.keys.keys() for name, each in SECTIONS.items()
+    }
 
 
 def test_an_editor_is_offered_the_values_that_governance_knows() -> None:
