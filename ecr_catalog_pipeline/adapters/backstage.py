@@ -82,7 +82,7 @@ class BackstageCatalog:
         """
         found = [each["metadata"] for each in self._locations() if _reads(each, file)]
         for location in found:
-            reference = f"location:{location.get('namespace', 'default')}/{location.get('name')}"
+            reference = f"location:{location.get('namespace', 'default')}/{location['name']}"
             self._call("POST", "/api/catalog/refresh", {"entityRef": reference})
         return len(found)
 
@@ -229,9 +229,9 @@ def _shut_down(connected: socket.socket, late: threading.Event) -> None:
 def _reads(location: object, file: str) -> bool:
     """Whether an answer is a Location that has a target which ends with the file's path."""
     match location:
-        case {"metadata": dict(), "spec": {"targets": list(targets)}}:
+        case {"metadata": {"name": str()}, "spec": {"targets": list(targets)}}:
             pass
-        case {"metadata": dict(), "spec": {"target": target}}:
+        case {"metadata": {"name": str()}, "spec": {"target": target}}:
             targets = [target]
         case _:
             return False

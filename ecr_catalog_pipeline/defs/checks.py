@@ -60,7 +60,7 @@ def published_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
         {
             REMOVAL_GUARD: "Fails while a plan awaits approval.",
             PUBLISHED_EQUALS_DESIRED: "What is published is what governance and AWS call for.",
-            LAST_KNOWN_GOOD: "The last run could vouch for what is published. Otherwise the last "
+            LAST_KNOWN_GOOD: "The last run proved what is published. Otherwise the last "
             "known good entity stays as it was: its age, and why.",
         },
     )
@@ -173,7 +173,7 @@ def last_known_good(good: Published, now: datetime, reason: str | None) -> dg.As
     """Say how old the last known good entity is, and why it is not newer.
 
     Args:
-        reason: None when the last run could vouch for what is published.
+        reason: None when the last run proved what is published.
     """
     age = now - good.good_at if good.good_at else None
     words = f"{age_in_words(age)} old" if age is not None else "of unknown age"
@@ -183,7 +183,7 @@ def last_known_good(good: Published, now: datetime, reason: str | None) -> dg.As
         severity=dg.AssetCheckSeverity.WARN,
         description=tables.words(f"the last known good entity stays, {words}: {reason}")
         if reason
-        else "the last run could vouch for what is published",
+        else "the last run proved what is published",
         metadata={
             **({"last_good_at": dg.MetadataValue.timestamp(good.good_at)} if good.good_at else {}),
             **({"age": round(age.total_seconds(), 3)} if age is not None else {}),

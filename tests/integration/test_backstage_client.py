@@ -99,7 +99,8 @@ def test_every_location_that_reads_the_file_is_refreshed(fake: FakeBackstage) ->
         b'{"items": {"a": 1}, "pageInfo": []}',
         b'{"items": [1, null, {}, {"metadata": 1, "spec": {"target": "/a/b.yaml"}}]}',
         b'{"items": [{"metadata": {}, "spec": {"target": 1}}, {"metadata": {}, "spec": []}]}',
-        b'{"items": [{"metadata": {}, "spec": {"targets": [1, "http://[/a/b.yaml"]}}]}',
+        b'{"items": [{"metadata": {}, "spec": {"target": "/a/b.yaml"}}]}',
+        b'{"items": [{"metadata": {"name": "x"}, "spec": {"targets": [1, "http://[/"]}}]}',
     ],
 )
 def test_malformed_locations_are_none(wire: Wire, page: bytes) -> None:
