@@ -8,6 +8,8 @@ from threading import Thread
 from typing import Annotated, Final
 
 import dagster as dg
+
+# Not exported: the type that `dg.define_asset_job` gives, and the tag that a run key is kept in.
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
+
+# Not exported: the status in the record of a check's evaluation.
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from ecr_catalog_pipeline.core.alerts import Condition, Signal

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
+
+# Not exported: the type that `dg.define_asset_job` gives, and the class and retry mode that
+# `dg.in_process_executor` makes its executor of.
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )

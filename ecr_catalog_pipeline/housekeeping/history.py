@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import dagster as dg
 import sqlalchemy as sql
+
+# Dagster removes nothing but ticks: housekeeping works on its tables, which only these describe.
 from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
