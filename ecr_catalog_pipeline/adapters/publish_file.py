@@ -11,7 +11,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from ecr_catalog_pipeline.adapters.files import clear_beside, replace_file
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     LostRace,
@@ -80,7 +80,7 @@ class FilePublisher:
             raise TargetUnavailable(
                 f"{failure.problem}; it is unknown whether the file was published, since it "
                 f"cannot be read back: {unread.problem}",
-                remediation="The next run reads what is there, and plans afresh. Check the "
+                remediation="The next run reads what is there, and plans again. Check the "
                 "folder, its permissions and the disk.",
             ) from None
         if now.content != new:
@@ -95,7 +95,7 @@ class FilePublisher:
         if self.read().version != expected:
             raise LostRace(
                 f"{self._path} was changed by someone else after it was read",
-                remediation="Nothing was overwritten; the next run plans afresh.",
+                remediation=LOST_RACE_REMEDIATION,
             )
 
     def _no_file(self) -> TargetRefused:

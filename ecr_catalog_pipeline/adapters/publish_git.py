@@ -11,7 +11,7 @@ from typing import Final
 
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, TreeEntry
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 
 TRIES: Final = 3
@@ -77,7 +77,7 @@ class GitPublisher:
                 tip = now
         raise LostRace(
             f"{self.where} moved {TRIES} times while we pushed",
-            remediation="Nothing was overwritten; the next run plans afresh.",
+            remediation=LOST_RACE_REMEDIATION,
         )
 
     def _check_expected(self, tip: str | None, expected: str | None) -> str:
@@ -86,7 +86,7 @@ class GitPublisher:
         if (entry.sha if entry else None) != expected:
             raise LostRace(
                 f"{self.where} was changed by someone else after it was read",
-                remediation="Nothing was overwritten; the next run plans afresh.",
+                remediation=LOST_RACE_REMEDIATION,
             )
         return entry.mode if entry else _FILE
 

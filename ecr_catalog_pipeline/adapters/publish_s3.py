@@ -16,7 +16,7 @@ from ecr_catalog_pipeline.adapters.aws import (
     status_of,
     told_by,
 )
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     LostRace,
@@ -123,7 +123,7 @@ class S3Publisher:
             return now.version
         raise LostRace(
             f"{self.where} was changed by someone else after it was read",
-            remediation="Nothing was overwritten; the next run plans afresh.",
+            remediation=LOST_RACE_REMEDIATION,
         )
 
     def _version_if_taken(self, new: bytes, failure: CatalogError) -> str:
@@ -138,7 +138,7 @@ class S3Publisher:
             raise TargetUnavailable(
                 f"{failure.problem}; it is unknown whether the object was published, since it "
                 f"cannot be read back: {unread.problem}",
-                remediation="The next run reads what is there, and plans afresh. Check the "
+                remediation="The next run reads what is there, and plans again. Check the "
                 "network, the bucket and the credentials.",
             ) from None
         if now.content == new and now.version:

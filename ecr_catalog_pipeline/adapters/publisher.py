@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+LOST_RACE_REMEDIATION: Final = (
+    "Nothing was overwritten. The next run plans again; if this repeats, find out who else writes "
+    "there."
+)
 
 
 @dataclass(frozen=True, slots=True)

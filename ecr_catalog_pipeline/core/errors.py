@@ -80,7 +80,7 @@ class TargetRefused(CatalogError):
 
 
 class LostRace(CatalogError):
-    """The target changed after the plan was computed; the next run plans afresh."""
+    """The target changed after the plan was computed; the next run plans again."""
 
     needs = "time"
 

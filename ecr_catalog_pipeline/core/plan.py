@@ -205,14 +205,14 @@ class Plan:
             raise StalePlan(
                 f"the plan's reads began {-age.total_seconds():.0f} s ahead of the clock, so the "
                 "clock was set back and their age is unknown: it is not published",
-                remediation="The next run plans afresh. If this repeats, check the clocks of the "
+                remediation="The next run plans again. If this repeats, check the clocks of the "
                 "machines that run the mirror.",
             )
         if age > MAX_READ_AGE:
             raise StalePlan(
                 f"the plan's reads began {age.total_seconds():.0f} s ago, "
                 f"more than {MAX_READ_AGE.total_seconds():.0f} s: it is not published",
-                remediation="The next run plans afresh; in the Dagster UI, materialize the whole "
+                remediation="The next run plans again; in the Dagster UI, materialize the whole "
                 "job.",
             )
 
