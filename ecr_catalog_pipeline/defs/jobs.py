@@ -23,7 +23,7 @@ from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 MIRROR_TAG: Final = "ecr_catalog/mirror"
 PROCESS_TAG: Final = "ecr_catalog/process"
 MAX_RUN_SECONDS: Final = 110
-"""Run monitoring ends a run that takes longer; the next tick plans afresh."""
+"""Run monitoring ends a run that takes longer; the next tick plans again."""
 
 IN_FLIGHT: Final = [
     dg.DagsterRunStatus.QUEUED,

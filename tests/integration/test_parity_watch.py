@@ -183,10 +183,6 @@ def drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
 def dont_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run look at Backstage once and not wait for it."""
     monkeypatch.setattr(mirroring, "VISIBLE_SECONDS", 0)
-    defaults = mirroring.verify.__kwdefaults__
-    assert defaults is not None
-    if "seconds" in defaults:
-        monkeypatch.setitem(defaults, "seconds", 0)
 
 
 def begins(signal: Signal) -> str:

@@ -18,19 +18,13 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, quote_plus
 
 import dagster as dg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import Notifier
@@ -38,6 +32,7 @@ from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Answer, FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
+from tests.fakes.certificates import write_certificate
 from tests.integration.worlds import GOVERNANCE_PATH, MIRROR, GitTarget, World
 
 COMMAND: Final = Path(sys.executable).with_name("ecr-catalog")
@@ -92,30 +87,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"case \"$1\" in User*) echo bot ;; *) echo '{SECRETS['git password']}' ;; esac\n"
     )
     askpass.chmod(0o700)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    today = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    write_certificate(folder / "cert.pem")
     return folder
 
 
@@ -152,7 +124,7 @@ class Loopback:
         scheme = "http"
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tls / "cert.pem", tls / "key.pem")
+            context.load_cert_chain(tls / "cert.pem")
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )

@@ -49,37 +49,38 @@ def backstage(world: World) -> Iterator[FakeBackstage]:
         yield backstage
 
 
-def a_git_file(folder: Path, _: str) -> tuple[GitTarget, Callable[[], None]]:
-    target = GitTarget(folder)
-    return target, target.remove
+def git(folder: Path, _: str) -> GitTarget:
+    return GitTarget(folder)
 
 
-def a_branch(folder: Path, _: str) -> tuple[GitTarget, Callable[[], None]]:
-    target = GitTarget(folder)
-    return target, target.remove_branch
+def file(folder: Path, _: str) -> FileTarget:
+    return FileTarget(folder)
 
 
-def a_file(folder: Path, _: str) -> tuple[FileTarget, Callable[[], None]]:
-    target = FileTarget(folder)
-    return target, target.remove
+def s3_object(_: Path, endpoint_url: str) -> S3Target:
+    return S3Target(endpoint_url)
 
 
-def a_key(_: Path, endpoint_url: str) -> tuple[S3Target, Callable[[], None]]:
-    target = S3Target(endpoint_url)
-    return target, target.remove
-
-
-@pytest.mark.parametrize("vanishing", [a_git_file, a_branch, a_file, a_key])
+@pytest.mark.parametrize(
+    ("make", "vanish"),
+    [
+        (git, GitTarget.remove),
+        (git, GitTarget.remove_branch),
+        (file, FileTarget.remove),
+        (s3_object, S3Target.remove),
+    ],
+    ids=["git file", "git branch", "file", "S3 object"],
+)
 def test_a_held_plan_stays_held_when_the_target_vanishes_and_is_published_on_approval(
-    tmp_path: Path, s3: str, vanishing: Callable[[Path, str], tuple[Any, Callable[[], None]]]
+    tmp_path: Path, s3: str, make: Callable[[Path, str], Any], vanish: Callable[[Any], None]
 ) -> None:
-    target, vanish = vanishing(tmp_path, s3)
+    target = make(tmp_path, s3)
     with a_world(tmp_path, target) as world:
         world.have(*TEN)
         world.sync()
         world.commit(NOTHING_GOVERNED)
         first = world.sync()
-        vanish()
+        vanish(target)
 
         held = [world.sync(), world.sync()]
 
