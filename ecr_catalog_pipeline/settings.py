@@ -218,8 +218,8 @@ class GovernanceSettings(_Settings):
     """Where the governance file lies."""
 
     repository: Repository = Field(
-        description="The git repository of the governance file: an https or ssh URL, or a path "
-        "relative to this file. No password: git's own helpers bring credentials.",
+        description="The git repository of the governance file: an https or ssh URL, or a path. "
+        "A path is relative to this file. No password: git's own helpers bring credentials.",
         examples=["git@github.com:example/platform.git"],
     )
     branch: Branch = Field(default="main", description="The branch that is read, at its tip.")
@@ -295,7 +295,7 @@ class GitTarget(_Settings):
     kind: Literal["git"] = Field(description="Where the entity is published: git, s3 or file.")
     repository: Repository = Field(
         description="The git repository that the entity is pushed to: an https or ssh URL, or a "
-        "path relative to this file. No password: git's own helpers bring credentials.",
+        "path. A path is relative to this file. No password: git's own helpers bring credentials.",
         examples=["git@github.com:example/platform.git"],
     )
     branch: Branch = Field(
@@ -347,7 +347,7 @@ class FileTarget(_Settings):
     kind: Literal["file"] = Field(description="Where the entity is published: git, s3 or file.")
     path: str = Field(
         min_length=1,
-        description="The entity's file; a relative path is relative to the folder of this file.",
+        description="The entity's file. A relative path is relative to the folder of this file.",
         examples=["../published/ecr-registry.yaml"],
     )
 

@@ -88,20 +88,21 @@ class BackstageCatalog:
 
     def _locations(self) -> Iterator[Any]:
         """Give the Location entities, by pages of 500, the first 10,000 of them."""
-        query = {
-            "filter": "kind=location",
+        page_of = {
             "fields": "metadata.name,metadata.namespace,spec.target,spec.targets",
             "limit": "500",
         }
+        where = {"filter": "kind=location"}
         for _ in range(MAX_LOCATION_PAGES):
-            _, body = self._call("GET", f"/api/catalog/entities/by-query?{urlencode(query)}")
+            query = urlencode(where | page_of)
+            _, body = self._call("GET", f"/api/catalog/entities/by-query?{query}")
             page = _object(body) or {}
             items, info = page.get("items"), page.get("pageInfo")
             yield from items if isinstance(items, list) else ()
             cursor = info.get("nextCursor") if isinstance(info, dict) else None
             if not isinstance(cursor, str):
                 return
-            query = {"cursor": cursor}
+            where = {"cursor": cursor}
 
     def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
@@ -229,10 +230,9 @@ def _shut_down(connected: socket.socket, late: threading.Event) -> None:
 def _reads(location: object, file: str) -> bool:
     """Whether an answer is a Location that has a target which ends with the file's path."""
     match location:
-        case {"metadata": {"name": str()}, "spec": {"targets": list(targets)}}:
-            pass
-        case {"metadata": {"name": str()}, "spec": {"target": target}}:
-            targets = [target]
+        case {"metadata": {"name": str()}, "spec": dict(spec)}:
+            several = spec.get("targets")
+            targets = [spec.get("target"), *(several if isinstance(several, list) else ())]
         case _:
             return False
     ending = "/" + file.lstrip("/")

@@ -27,6 +27,7 @@ from ecr_catalog_pipeline.adapters.aws import (
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
 from ecr_catalog_pipeline.core.governance import is_repository_name
 from ecr_catalog_pipeline.core.inventory import (
+    WAIT,
     Inventory,
     Repository,
     check_account,
@@ -57,7 +58,6 @@ _BAD_CREDENTIALS: Final = frozenset(
     }
 )
 _LIST: Final = "ecr:DescribeRepositories"
-_WAIT: Final = "Wait for the next run. If that fails, too, check the network and AWS's status."
 
 
 class EcrRegistry:
@@ -110,7 +110,7 @@ class EcrRegistry:
         account = answer.get("Account")
         if not isinstance(account, str) or not is_account_id(account):
             raise InventoryFailed(
-                "sts:GetCallerIdentity answered without an account", remediation=_WAIT
+                "sts:GetCallerIdentity answered without an account", remediation=WAIT
             )
         check_account(account, self._expected_account)
         self._answering_account = account
@@ -132,17 +132,17 @@ class EcrRegistry:
             empty = 0 if page else empty + 1
             if empty > MAX_EMPTY_PAGES:
                 raise InventoryFailed(
-                    f"{_LIST} gave {empty} empty pages in a row", remediation=_WAIT
+                    f"{_LIST} gave {empty} empty pages in a row", remediation=WAIT
                 )
             token = answer.get("nextToken")
             if not token:
                 return
             if not isinstance(token, str):
                 raise InventoryFailed(
-                    f"{_LIST} answered with a page token that is no text", remediation=_WAIT
+                    f"{_LIST} answered with a page token that is no text", remediation=WAIT
                 )
             if token in seen:
-                raise InventoryFailed(f"{_LIST} repeats its page token", remediation=_WAIT)
+                raise InventoryFailed(f"{_LIST} repeats its page token", remediation=WAIT)
             seen.add(token)
 
     def _proved_absent(self, account: str, names: Sequence[str], deadline: float) -> Iterator[str]:
@@ -164,11 +164,11 @@ class EcrRegistry:
             if name in {each.name for each in parse_page(answer)}:
                 raise InventoryFailed(
                     f"{_LIST} lists no {name}, yet finds it by name: the listing is incomplete",
-                    remediation=_WAIT,
+                    remediation=WAIT,
                 )
             raise InventoryFailed(
                 f"{_LIST} of {name} says neither that it is there nor that it is not",
-                remediation=_WAIT,
+                remediation=WAIT,
             )
 
     def _call(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
@@ -189,12 +189,12 @@ class EcrRegistry:
             raise InventoryFailed(
                 f"{_action(client, operation)} failed: {type(error).__name__}: {told_by(error)}",
                 remediation="Check the network, the region and the credentials of this mirror. "
-                + _WAIT,
+                + WAIT,
             ) from None
         except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
             raise InventoryFailed(
                 f"{_action(client, operation)} failed: {told_by(error)}",
-                remediation="Check that AWS itself answers, not a proxy. " + _WAIT,
+                remediation="Check that AWS itself answers, not a proxy. " + WAIT,
             ) from None
         return answer
 
@@ -232,7 +232,7 @@ class EcrRegistry:
         }
         ends = given.get("Expiration")
         if not all(credentials.values()) or not isinstance(ends, datetime):
-            raise InventoryFailed("sts:AssumeRole answered without credentials", remediation=_WAIT)
+            raise InventoryFailed("sts:AssumeRole answered without credentials", remediation=WAIT)
         if ends <= datetime.now(UTC):
             raise InventoryFailed(
                 f"sts:AssumeRole answered with credentials that ended at {ends.isoformat()}",
@@ -269,7 +269,7 @@ def _check_deadline(deadline: float) -> None:
     """Stop a read that has become too old to plan with, such as a listing without an end."""
     if time.monotonic() > deadline:
         raise InventoryFailed(
-            f"ECR was not read within {MAX_READ_AGE.total_seconds():.0f} s", remediation=_WAIT
+            f"ECR was not read within {MAX_READ_AGE.total_seconds():.0f} s", remediation=WAIT
         )
 
 
@@ -283,7 +283,7 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("repositories"), list):
         raise InventoryFailed(
-            f"{_LIST} answered with something that is no listing", remediation=_WAIT
+            f"{_LIST} answered with something that is no listing", remediation=WAIT
         )
 
 
@@ -299,7 +299,7 @@ def _failed(error: ClientError, action: str) -> InventoryFailed:
     elif code in _BAD_CREDENTIALS:
         remediation = "Renew the AWS credentials of this process. Check its clock, too."
     else:
-        remediation = _WAIT
+        remediation = WAIT
     return InventoryFailed(
         f"{action} failed with {clean_text(code) or status_of(error)}: {told_by(error)}".rstrip(
             ": "

@@ -11,7 +11,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from ecr_catalog_pipeline.adapters.files import clear_beside, replace_file
-from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     LostRace,
@@ -93,10 +93,7 @@ class FilePublisher:
 
     def _compare(self, expected: str | None) -> None:
         if self.read().version != expected:
-            raise LostRace(
-                f"{self._path} was changed by someone else after it was read",
-                remediation=LOST_RACE_REMEDIATION,
-            )
+            raise LostRace(f"{self._path} was changed by someone else after it was read")
 
     def _no_file(self) -> TargetRefused:
         return TargetRefused(

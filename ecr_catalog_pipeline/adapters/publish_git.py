@@ -11,7 +11,7 @@ from typing import Final
 
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, TreeEntry
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
-from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 
 TRIES: Final = 3
@@ -75,19 +75,13 @@ class GitPublisher:
                 if taken:
                     return blob
                 tip = now
-        raise LostRace(
-            f"{self.where} moved {TRIES} times while we pushed",
-            remediation=LOST_RACE_REMEDIATION,
-        )
+        raise LostRace(f"{self.where} moved {TRIES} times while we pushed")
 
     def _check_expected(self, tip: str | None, expected: str | None) -> str:
         """See that the file still is what was read; give its mode, which stays."""
         entry = self._entry(tip)
         if (entry.sha if entry else None) != expected:
-            raise LostRace(
-                f"{self.where} was changed by someone else after it was read",
-                remediation=LOST_RACE_REMEDIATION,
-            )
+            raise LostRace(f"{self.where} was changed by someone else after it was read")
         return entry.mode if entry else _FILE
 
     def _read_back(self, commit: str, blob: str, refusal: str) -> tuple[str | None, bool]:

@@ -16,7 +16,7 @@ from ecr_catalog_pipeline.adapters.aws import (
     status_of,
     told_by,
 )
-from ecr_catalog_pipeline.adapters.publisher import LOST_RACE_REMEDIATION, Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     LostRace,
@@ -121,10 +121,7 @@ class S3Publisher:
         now = self.read()
         if now.content == new and now.version:
             return now.version
-        raise LostRace(
-            f"{self.where} was changed by someone else after it was read",
-            remediation=LOST_RACE_REMEDIATION,
-        )
+        raise LostRace(f"{self.where} was changed by someone else after it was read")
 
     def _version_if_taken(self, new: bytes, failure: CatalogError) -> str:
         """Give the version of a put without a good answer, if it was taken; else raise `failure`.

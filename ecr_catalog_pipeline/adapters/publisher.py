@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
-
-LOST_RACE_REMEDIATION: Final = (
-    "Nothing was overwritten. The next run plans again; if this repeats, find out who else writes "
-    "there."
-)
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,6 @@ def _with_flags(command: Callable[..., int]) -> Callable[..., int]:
     for question in reversed(QUESTIONS):
         described = question.field(question.kinds[0]).description or ""
         first = described.partition(". ")[0].removesuffix(".") + "."
-        # The descriptions are of the mirror file; a flag's path starts in the working folder.
-        first = first.replace("relative to this file", "relative to the working folder")
         kind = click.Choice([*_TARGETS]) if question is KIND else str
         command = click.option(question.flag, question.parameter, type=kind, help=first)(command)
     return command

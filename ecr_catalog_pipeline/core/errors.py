@@ -84,6 +84,13 @@ class LostRace(CatalogError):
 
     needs = "time"
 
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            problem,
+            remediation="Nothing was overwritten. The next run plans again; if this repeats, find "
+            "out who else writes there.",
+        )
+
 
 class StalePlan(CatalogError):
     """The plan's reads are too old to act on."""

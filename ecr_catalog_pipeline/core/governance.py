@@ -134,9 +134,7 @@ SECTIONS: Final[Mapping[str, Section]] = {
                 required=Severity.ERROR,
                 to_add="Name the team that answers for this repository.",
             ),
-            "risk": _one_of(
-                "How grave it is when the repository is misused.", RISKS, Severity.WARNING
-            ),
+            "risk": _one_of("How much harm its misuse would do.", RISKS, Severity.WARNING),
             "environment": Key("The environment that the repository serves; optional.", Form.TEXT),
             "status": _one_of(
                 "What the repository is meant to be. `pending` asks for it, `decommissioned` "

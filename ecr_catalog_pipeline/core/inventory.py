@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import InventoryFailed
 
-_RETRY = "Wait for the next run. If that fails, too, check the network and AWS's status."
+WAIT: Final = "Wait for the next run. If that fails, too, check the network and AWS's status."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def parse_page(answer: Mapping[str, Any]) -> list[Repository]:
     page = answer.get("repositories")
     if not isinstance(page, list):
         raise InventoryFailed(
-            "ecr:DescribeRepositories answered without its list of repositories", remediation=_RETRY
+            "ecr:DescribeRepositories answered without its list of repositories", remediation=WAIT
         )
     return [_repository(item) for item in page]
 
@@ -113,7 +113,7 @@ def _repository(item: Any) -> Repository:
     if not (_is_text(name) and _is_text(uri)):
         raise InventoryFailed(
             "ecr:DescribeRepositories answered with a repository that has no name or no URI",
-            remediation=_RETRY,
+            remediation=WAIT,
         )
     scanning = _part(item, "imageScanningConfiguration").get("scanOnPush")
     encryption = _part(item, "encryptionConfiguration").get("encryptionType")
@@ -138,7 +138,7 @@ def _in_utc(moment: object) -> datetime | None:
         return moment.astimezone(UTC)
     except (OverflowError, OSError, ValueError):
         raise InventoryFailed(
-            "ecr:DescribeRepositories answered with a time that no calendar has", remediation=_RETRY
+            "ecr:DescribeRepositories answered with a time that no calendar has", remediation=WAIT
         ) from None
 
 
@@ -149,6 +149,6 @@ def _part(item: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(part, dict):
         raise InventoryFailed(
             f"ecr:DescribeRepositories answered with a repository of malformed {key}",
-            remediation=_RETRY,
+            remediation=WAIT,
         )
     return part

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.core.entity import LAST_SYNC, content_digest
 from ecr_catalog_pipeline.core.reconcile import reconcile
 from tests.integration.backstage import (
@@ -94,13 +95,18 @@ def bucket() -> Iterator[Bucket]:
         yield served
 
 
-def test_a_first_publication_shows_soon_when_its_location_is_refreshed(demo: Demo) -> None:
-    assert demo.backstage.entity(OURS) is None
-    assert not demo.backstage.refresh(OURS)
+def test_a_first_publication_shows_soon_when_its_location_is_found_and_refreshed(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKSTAGE_TOKEN", demo.backstage.token)
+    client = BackstageCatalog(demo.backstage.url, "BACKSTAGE_TOKEN")
+    assert client.entity(IDENTITY.namespace, IDENTITY.name) is None
+    assert not client.refresh(IDENTITY.namespace, IDENTITY.name)
 
     demo.file.write_bytes(published("shop/search"))
 
-    assert demo.backstage.refresh(demo.location)
+    assert client.refresh_locations("another.yaml") == 0
+    assert client.refresh_locations(demo.file.name) == 1
     wait_for(lambda: demo.backstage.entity(OURS), SOON, "the first publication")
 
 

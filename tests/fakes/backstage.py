@@ -211,10 +211,11 @@ class FakeBackstage:
         return (200, self._page(path)) if locations else (404, _NOT_FOUND)
 
     def _page(self, path: str) -> dict[str, Any]:
-        """Give one Location at a time, as a page of the query API."""
-        number = int(parse_qs(path.partition("?")[2]).get("cursor", ["0"])[0])
-        shown = list(enumerate(self.locations))[number : number + 1]
-        more = {"nextCursor": str(number + 1)} if number + 1 < len(self.locations) else {}
+        """Give a page of the query API; a cursor brings the filter along, and not the limit."""
+        query = parse_qs(path.partition("?")[2])
+        first, limit = int(query.get("cursor", ["0"])[0]), int(query.get("limit", ["20"])[0])
+        shown = list(enumerate(self.locations))[first : first + limit]
+        more = {"nextCursor": str(first + limit)} if first + limit < len(self.locations) else {}
         return {
             "items": [
                 {"metadata": {"name": f"l{n}"}, "spec": {"target": target}} for n, target in shown

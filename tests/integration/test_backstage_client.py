@@ -91,6 +91,14 @@ def test_every_location_that_reads_the_file_is_refreshed(fake: FakeBackstage) ->
     assert refreshed == ["location:default/l1", "location:default/l3"]
 
 
+def test_ten_thousand_locations_are_read_in_pages_of_five_hundred(fake: FakeBackstage) -> None:
+    fake.locations = [*["https://git.example.com/other.yaml"] * 9_999, "/srv/a/b.yaml"]
+
+    assert catalog_of(fake).refresh_locations("a/b.yaml") == 1
+
+    assert fake.count("GET") == 20
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -487,19 +487,23 @@ def test_loading_calls_nobody_and_reads_no_secret(tmp_path: Path) -> None:
     assert list(home.iterdir()) == [], "nor does it write"
 
 
-def test_the_shipped_workspace_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+def in_the_clone(home: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of Dagster's in this clone, with a DAGSTER_HOME of its own."""
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ECR_CATALOG_")}
-
-    done = subprocess.run(
-        [DAGSTER, "definitions", "validate", "-w", "workspace.yaml"],
+    return subprocess.run(
+        command,
         cwd=ROOT,
-        env={**environment, "DAGSTER_HOME": str(tmp_path)},
+        env={**environment, "DAGSTER_HOME": str(home)},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+def test_the_shipped_workspace_is_valid(tmp_path: Path) -> None:
+    done = in_the_clone(tmp_path, DAGSTER, "definitions", "validate", "-w", "workspace.yaml")
 
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -510,19 +514,8 @@ def test_the_shipped_workspace_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_dg_lists_and_checks_the_clone(tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECR_CATALOG_")}
-
     def dg_says(*words: str) -> str:
-        done = subprocess.run(
-            [DAGSTER.with_name("dg"), *words],
-            cwd=ROOT,
-            env={**environment, "DAGSTER_HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = in_the_clone(tmp_path, DAGSTER.with_name("dg"), *words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

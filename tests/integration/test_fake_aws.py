@@ -436,7 +436,7 @@ def test_a_hanging_call_never_answers(fake: FakeAws) -> None:
     with pytest.raises(ReadTimeoutError):
         impatient.describe_repositories()
 
-    assert 0.3 <= time.monotonic() - start < 30
+    assert 0.3 <= time.monotonic() - start < 10
     assert fake.count(LIST) == 1
 
 

@@ -754,5 +754,5 @@ def test_a_server_that_never_answers_is_given_up(
     monkeypatch.setattr(git_clone, "GIVE_UP_AFTER", 1)
     began = time.monotonic()
     error = unavailable(repo(f"https://{silent_server}/team/catalog.git", cache))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 20
     assert "in 1 s" in error.problem or "1 secs" in error.problem

@@ -288,7 +288,7 @@ def test_merging_an_empty_mapping_again_and_again_ends() -> None:
     text = f"e: &e {{}}\nr:\n  <<: [{', '.join(['*e'] * many)}]\n{keys}"
     script = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents
 try:
     (document,) = parse_documents(sys.stdin.read())
@@ -297,7 +297,7 @@ except YamlFault as fault:
     print(fault.problem)
 """
 
-    # The system ends a process at 20 s of CPU, however busy the machine is: 40,000 copies of
+    # The system ends a process at 5 s of CPU, however busy the machine is: 40,000 copies of
     # 40,000 keys would take for ever.
     answer = subprocess.run(
         [sys.executable, "-c", script],
