@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -525,7 +525,7 @@ def verify(
 
     What it serves at the first look is believed only if it is right; otherwise it is asked to read
     the entity's location again. While it does not know the entity, it is asked to read the
-    Location entities that lead to our file.
+    location that leads to our file, if it has one.
 
     Args:
         seconds: how long to ask; VISIBLE_SECONDS by default.
@@ -538,10 +538,9 @@ def verify(
     verdict = judge(expected, backstage.entity(identity.namespace, identity.name))
     if not verdict.parity:
         known = backstage.refresh(identity.namespace, identity.name)
-        if not known:
-            # A token that may not list Locations only makes the first publication slower.
-            with suppress(BackstageUnavailable):
-                backstage.refresh_locations(mirror.published_file)
+        for kind, target in () if known else mirror.locations:
+            if backstage.refresh_location(kind, target):
+                break
     while not verdict.parity and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         verdict = judge(expected, backstage.entity(identity.namespace, identity.name))

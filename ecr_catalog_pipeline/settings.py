@@ -39,6 +39,8 @@ MAX_SLO_SECONDS: Final = 604_800
 MAX_BYTES: Final = 1_000_000
 """A larger file is refused."""
 
+_WEB_VIEWS: Final = ("blob", "tree", "-/blob", "src", "src/branch")
+"""How GitHub, GitLab, Bitbucket and Gitea address a file on a branch."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
 _TRANSPORT_HELPER: Final = re.compile(r"[A-Za-z0-9+.-]*::")
@@ -536,9 +538,18 @@ class Mirror(_Settings):
         return ("", *self.publish.model_copy(update={"path": self.health.path}).identity)
 
     @property
-    def published_file(self) -> str:
-        """The path or key of the entity at its target."""
-        return self.publish.key if isinstance(self.publish, S3Target) else self.publish.path
+    def locations(self) -> tuple[tuple[str, str], ...]:
+        """Type and target of the locations by which a Backstage may read the entity."""
+        match self.publish:
+            case FileTarget(path=path):
+                return (("file", path),)
+            case S3Target(bucket=bucket, key=key):
+                return (("url", f"https://{bucket}.s3.{self.registry.region}.amazonaws.com/{key}"),)
+            case GitTarget(repository=repository, branch=branch, path=path):
+                page = _web_page(repository)
+                if page is None:
+                    return (("file", f"{repository.removeprefix('file://')}/{path}"),)
+                return tuple(("url", f"{page}/{view}/{branch}/{path}") for view in _WEB_VIEWS)
 
     @property
     def s3_endpoint_url(self) -> str | None:
@@ -695,6 +706,20 @@ def _problem(detail: Any) -> str:
         return f"{key}.kind: must be git, s3 or file"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def _web_page(repository: str) -> str | None:
+    """The page of a repository at its git host; None of a local one."""
+    plain = repository.rstrip("/").removesuffix(".git")
+    scp = _SCP_LIKE.fullmatch(plain)
+    if plain.startswith("file://") or is_local_path(plain):
+        return None
+    if "://" not in plain and scp:
+        return f"https://{scp['host']}/{plain.partition(':')[2].lstrip('/')}"
+    parts = urlsplit(plain)
+    # The port of ssh says nothing of the one of the pages.
+    port = f":{parts.port}" if parts.port and parts.scheme == "https" else ""
+    return f"https://{parts.hostname}{port}{parts.path}"
 
 
 def _same_repository(repository: str) -> str:

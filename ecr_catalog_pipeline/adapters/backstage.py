@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import urllib3
 
@@ -28,8 +29,6 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """A longer answer is none; an entity that lists 80,000 repositories takes less."""
 MAX_DEPTH: Final = 100
 """An entity that nests deeper is none: what digests and compares it could not walk it."""
-
-MAX_LOCATION_PAGES: Final = 20
 
 _PART: Final = 65_536
 _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
@@ -70,39 +69,23 @@ class BackstageCatalog:
         Raises:
             BackstageUnavailable: it does not answer, or not to us.
         """
-        reference = {"entityRef": f"resource:{namespace}/{name}"}
-        status, _ = self._call("POST", "/api/catalog/refresh", reference)
-        return status != HTTPStatus.NOT_FOUND
+        return self._refresh(f"resource:{namespace}/{name}")
 
-    def refresh_locations(self, file: str) -> int:
-        """Ask for a re-read of every Location whose target ends with `file`; give their number.
+    def refresh_location(self, kind: str, target: str) -> bool:
+        """Ask for a re-read of a configured location; False when Backstage has no such one.
+
+        Its Location entity has a name that follows from type and target, and can be refreshed
+        before anything was ever read from there.
 
         Raises:
             BackstageUnavailable: it does not answer, or not to us.
         """
-        found = [each["metadata"] for each in self._locations() if _reads(each, file)]
-        for location in found:
-            reference = f"location:{location.get('namespace', 'default')}/{location['name']}"
-            self._call("POST", "/api/catalog/refresh", {"entityRef": reference})
-        return len(found)
+        digest = hashlib.sha1(f"{kind}:{target}".encode(), usedforsecurity=False).hexdigest()
+        return self._refresh(f"location:default/generated-{digest}")
 
-    def _locations(self) -> Iterator[Any]:
-        """Give the Location entities, by pages of 500, the first 10,000 of them."""
-        page_of = {
-            "fields": "metadata.name,metadata.namespace,spec.target,spec.targets",
-            "limit": "500",
-        }
-        where = {"filter": "kind=location"}
-        for _ in range(MAX_LOCATION_PAGES):
-            query = urlencode(where | page_of)
-            _, body = self._call("GET", f"/api/catalog/entities/by-query?{query}")
-            page = _object(body) or {}
-            items, info = page.get("items"), page.get("pageInfo")
-            yield from items if isinstance(items, list) else ()
-            cursor = info.get("nextCursor") if isinstance(info, dict) else None
-            if not isinstance(cursor, str):
-                return
-            where = {"cursor": cursor}
+    def _refresh(self, reference: str) -> bool:
+        status, _ = self._call("POST", "/api/catalog/refresh", {"entityRef": reference})
+        return status != HTTPStatus.NOT_FOUND
 
     def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
@@ -225,20 +208,6 @@ def _shut_down(connected: socket.socket, late: threading.Event) -> None:
     with suppress(OSError):
         # Of TLS, too, below the protocol: what reads it then meets the end.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-
-def _reads(location: object, file: str) -> bool:
-    """Whether an answer is a Location that has a target which ends with the file's path."""
-    match location:
-        case {"metadata": {"name": str()}, "spec": dict(spec)}:
-            several = spec.get("targets")
-            targets = [spec.get("target"), *(several if isinstance(several, list) else ())]
-        case _:
-            return False
-    ending = "/" + file.lstrip("/")
-    return any(
-        isinstance(each, str) and each.partition("?")[0].endswith(ending) for each in targets
-    )
 
 
 def _is_not_found(body: bytes) -> bool:

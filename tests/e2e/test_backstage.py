@@ -13,6 +13,7 @@ import yaml
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.core.entity import LAST_SYNC, content_digest
 from ecr_catalog_pipeline.core.reconcile import reconcile
+from tests.fakes.backstage import location_reference
 from tests.integration.backstage import (
     DEMO_CONFIG,
     DUMMY_AWS,
@@ -21,7 +22,6 @@ from tests.integration.backstage import (
     Backstage,
     Bucket,
     FileServer,
-    location_reference,
     running_backstage,
     running_bucket,
     wait_for,
@@ -95,7 +95,7 @@ def bucket() -> Iterator[Bucket]:
         yield served
 
 
-def test_a_first_publication_shows_soon_when_its_location_is_found_and_refreshed(
+def test_a_first_publication_shows_soon_when_its_location_is_refreshed(
     demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKSTAGE_TOKEN", demo.backstage.token)
@@ -105,8 +105,8 @@ def test_a_first_publication_shows_soon_when_its_location_is_found_and_refreshed
 
     demo.file.write_bytes(published("shop/search"))
 
-    assert client.refresh_locations("another.yaml") == 0
-    assert client.refresh_locations(demo.file.name) == 1
+    assert not client.refresh_location("url", str(demo.file))
+    assert client.refresh_location("file", str(demo.file))
     wait_for(lambda: demo.backstage.entity(OURS), SOON, "the first publication")
 
 

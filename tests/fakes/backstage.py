@@ -4,11 +4,12 @@
         backstage.source = lambda: path.read_bytes()  # what a re-read finds
         backstage.fail(Fault.SERVER_ERROR)
 
-It knows the endpoints that we use, and refuses every other one. What is asked of it is kept.
+It knows the two endpoints that we use, and refuses every other one. What is asked of it is kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable
@@ -18,12 +19,11 @@ from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import yaml
 
 BY_NAME: Final = "/api/catalog/entities/by-name/"
-BY_QUERY: Final = "/api/catalog/entities/by-query"
 REFRESH: Final = "/api/catalog/refresh"
 LOCATION: Final = "url:https://git.example.com/catalog.yaml"
 
@@ -57,7 +57,7 @@ class FakeBackstage:
         token: the bearer token that it insists on; None lets everybody in.
         source: gives the file that a re-read finds; None finds nothing, and changes nothing.
         looks: whether its processing finds a new entity by itself.
-        locations: the targets of its Location entities.
+        locations: type and target of those that it is configured to read.
         tampering: what happens to an entity between its location and the API.
     """
 
@@ -66,7 +66,7 @@ class FakeBackstage:
         self.source: Callable[[], bytes | None] = lambda: None
         self.tampering: Callable[[dict[str, Any]], None] = lambda _: None
         self.looks = True
-        self.locations: list[str] = []
+        self.locations: list[tuple[str, str]] = []
         self.asked: list[Asked] = []
         self.served: dict[str, dict[str, Any]] = {}
         self._fault: Fault | None = None
@@ -202,27 +202,12 @@ class FakeBackstage:
         if method == "POST" and path == REFRESH:
             reference = str((body or {}).get("entityRef")).lower()
             known = {f"resource:{each}" for each in self.served}
-            known |= {f"location:default/l{n}" for n in range(len(self.locations))}
+            known |= {location_reference(*each) for each in self.locations}
             if reference not in known:
                 return 404, _NOT_FOUND
             self.reread()
             return 200, b""
-        locations = method == "GET" and path.startswith(f"{BY_QUERY}?")
-        return (200, self._page(path)) if locations else (404, _NOT_FOUND)
-
-    def _page(self, path: str) -> dict[str, Any]:
-        """Give a page of the query API; a cursor brings the filter along, and not the limit."""
-        query = parse_qs(path.partition("?")[2])
-        first, limit = int(query.get("cursor", ["0"])[0]), int(query.get("limit", ["20"])[0])
-        shown = list(enumerate(self.locations))[first : first + limit]
-        more = {"nextCursor": str(first + limit)} if first + limit < len(self.locations) else {}
-        return {
-            "items": [
-                {"metadata": {"name": f"l{n}"}, "spec": {"target": target}} for n, target in shown
-            ],
-            "totalItems": len(self.locations),
-            "pageInfo": more,
-        }
+        return 404, _NOT_FOUND
 
 
 _NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}
@@ -230,3 +215,12 @@ _NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}
 
 def _reference(namespace: str, name: str) -> str:
     return f"{namespace}/{name}".lower()
+
+
+def location_reference(kind: str, target: str) -> str:
+    """The reference of the Location entity that Backstage makes of a configured location.
+
+    It can be refreshed even before anything has been read from there.
+    """
+    digest = hashlib.sha1(f"{kind}:{target}".encode(), usedforsecurity=False).hexdigest()
+    return f"location:default/generated-{digest}"

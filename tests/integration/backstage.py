@@ -221,15 +221,6 @@ def running_backstage(
         backstage.stop()
 
 
-def location_reference(kind: str, target: str) -> str:
-    """The reference of the Location entity that Backstage makes of a configured location.
-
-    It can be refreshed even before anything has been read from there.
-    """
-    digest = hashlib.sha1(f"{kind}:{target}".encode(), usedforsecurity=False).hexdigest()
-    return f"location:default/generated-{digest}"
-
-
 class FileServer:
     """Serves files on loopback, with ETags. Backstage must be allowed to read from `host`."""
 

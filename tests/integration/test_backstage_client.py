@@ -77,44 +77,16 @@ def test_a_known_entity_is_refreshed_by_its_reference(fake: FakeBackstage) -> No
     assert len(entity["spec"]["repositories"]) == 2
 
 
-def test_every_location_that_reads_the_file_is_refreshed(fake: FakeBackstage) -> None:
-    fake.locations = [
-        "https://git.example.com/org/catalog/blob/main/other.yaml",
-        "https://git.example.com/org/catalog/blob/main/catalog/ecr-registry.yaml?at=main",
-        "https://git.example.com/org/catalog/blob/main/not-catalog/ecr-registry.yaml",
-        "/srv/catalog/ecr-registry.yaml",
-    ]
+def test_a_location_is_refreshed_by_its_type_and_target(fake: FakeBackstage) -> None:
+    fake.looks = False
+    url = "https://git.example.com/org/catalog/blob/main/ecr-registry.yaml"
+    fake.locations = [("url", url)]
+    fake.source = lambda: published("ab")
 
-    assert catalog_of(fake).refresh_locations("catalog/ecr-registry.yaml") == 2
-
-    refreshed = [each.body["entityRef"] for each in fake.asked if each.method == "POST"]
-    assert refreshed == ["location:default/l1", "location:default/l3"]
-
-
-def test_ten_thousand_locations_are_read_in_pages_of_five_hundred(fake: FakeBackstage) -> None:
-    fake.locations = [*["https://git.example.com/other.yaml"] * 9_999, "/srv/a/b.yaml"]
-
-    assert catalog_of(fake).refresh_locations("a/b.yaml") == 1
-
-    assert fake.count("GET") == 20
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        b"[]",
-        b"{}",
-        b'{"items": {"a": 1}, "pageInfo": []}',
-        b'{"items": [1, null, {}, {"metadata": 1, "spec": {"target": "/a/b.yaml"}}]}',
-        b'{"items": [{"metadata": {}, "spec": {"target": 1}}, {"metadata": {}, "spec": []}]}',
-        b'{"items": [{"metadata": {}, "spec": {"target": "/a/b.yaml"}}]}',
-        b'{"items": [{"metadata": {"name": "x"}, "spec": {"targets": [1, "http://[/"]}}]}',
-    ],
-)
-def test_malformed_locations_are_none(wire: Wire, page: bytes) -> None:
-    wire.pieces = lambda: answer("200 OK", page)
-
-    assert BackstageCatalog(wire.url).refresh_locations("a/b.yaml") == 0
+    assert catalog_of(fake).refresh_location("file", url) is False
+    assert catalog_of(fake).entity(*REFERENCE) is None
+    assert catalog_of(fake).refresh_location("url", url) is True
+    assert catalog_of(fake).entity(*REFERENCE) is not None
 
 
 @pytest.mark.parametrize("name", ["a b", "a?b=c", "a#b", "a%2Fb", "é"])

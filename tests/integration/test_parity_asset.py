@@ -308,7 +308,7 @@ def test_an_entity_that_backstage_does_not_know_is_found_by_its_location(
 ) -> None:
     backstage.forget()
     backstage.looks = False
-    backstage.locations = [f"https://git.example.com/blob/main{world.mirror.published_file}"]
+    backstage.locations = [*world.mirror.locations]
 
     run = world.sync()
 

@@ -196,6 +196,49 @@ def test_an_s3_target_is_read(mirrors: Path) -> None:
     assert target.endpoint_url is None
 
 
+@pytest.mark.parametrize(
+    ("repository", "page"),
+    [
+        ("https://git.example.com/org/catalog.git", "https://git.example.com/org/catalog"),
+        ("https://git.example.com:8443/org/catalog/", "https://git.example.com:8443/org/catalog"),
+        ("git@git.example.com:org/group/catalog.git", "https://git.example.com/org/group/catalog"),
+        ("ssh://git@git.example.com:2222/org/catalog.git", "https://git.example.com/org/catalog"),
+    ],
+)
+def test_backstage_may_read_a_git_target_by_the_pages_of_its_host(
+    mirrors: Path, repository: str, page: str
+) -> None:
+    target = {"kind": "git", "repository": repository, "branch": "a/b", "path": "c/ecr.yaml"}
+
+    found = load(mirrors, changed("publish", target)).locations
+
+    assert ("url", f"{page}/blob/a/b/c/ecr.yaml") in found
+    assert ("url", f"{page}/-/blob/a/b/c/ecr.yaml") in found
+    assert all(kind == "url" and url.startswith(f"{page}/") for kind, url in found)
+
+
+def test_backstage_may_read_a_local_checkout_a_file_and_an_object(
+    mirrors: Path, tmp_path: Path
+) -> None:
+    def locations(**target: str) -> tuple[tuple[str, str], ...]:
+        return load(mirrors, changed("publish", target)).locations
+
+    checkout = str(tmp_path / "catalog")
+    assert locations(kind="git", repository=checkout, path="c/ecr.yaml") == (
+        ("file", f"{checkout}/c/ecr.yaml"),
+    )
+    assert locations(kind="git", repository=f"file://{checkout}", path="c/ecr.yaml") == (
+        ("file", f"{checkout}/c/ecr.yaml"),
+    )
+    assert locations(kind="file", path=f"{checkout}/ecr.yaml") == (
+        ("file", f"{checkout}/ecr.yaml"),
+    )
+    region = SMALLEST["registry"]["region"]
+    assert locations(kind="s3", bucket="a-bucket", key="ecr/a.yaml") == (
+        ("url", f"https://a-bucket.s3.{region}.amazonaws.com/ecr/a.yaml"),
+    )
+
+
 def test_a_backstage_needs_no_token(mirrors: Path) -> None:
     mirror = load(mirrors, changed("backstage", {"url": "http://127.0.0.1:7007"}))
     assert mirror.backstage == BackstageSettings(url="http://127.0.0.1:7007")
