@@ -365,7 +365,8 @@ class Aftermath:
 
     Attributes:
         outcome: of the run that met the fault, as is `outcome_then` of the next one.
-        description: what Dagster shows of its failure; empty without one.
+        description: what Dagster shows of its failure; empty without one. `description_then` is
+            of the next one's.
         shown: the failure's metadata.
         secrets: what nobody may show.
         struck: how often the fault struck.
@@ -380,6 +381,7 @@ class Aftermath:
     secrets: frozenset[str]
     struck: int
     outcome_then: str
+    description_then: str
     wanted: list[str]
     listed_then: list[str]
 
@@ -427,6 +429,7 @@ def break_and_mend(case: Case, world: World) -> Aftermath:
         secrets=secrets,
         struck=struck,
         outcome_then=then.outcome,
+        description_then=then.description,
         wanted=live(world),
         listed_then=list(world.listed),
     )
@@ -464,11 +467,11 @@ def test_a_fault_of_aws_removes_nothing(
     assert not aftermath.observed.wrong_removals
     if case.overcome:
         assert aftermath.outcome == "published"
-        assert aftermath.outcome_then == "unchanged"
+        assert aftermath.outcome_then == "unchanged", aftermath.description_then
     else:
         assert_failed_in_the_calls_name(aftermath, case)
         assert not aftermath.observed.touched
-        assert aftermath.outcome_then == "published"
+        assert aftermath.outcome_then == "published", aftermath.description_then
     assert aftermath.listed_then == aftermath.wanted
     if case.fault in RETRIED and case.lasting:
         assert 1 < aftermath.struck <= ATTEMPTS
