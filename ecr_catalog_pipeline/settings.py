@@ -45,7 +45,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _BRANCH_PART: Final = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9._@+-]+(?<!\.lock)(?<!\.)")
 _TRANSPORT_HELPER: Final = re.compile(r"[A-Za-z0-9+.-]*::")
 _SCP_LIKE: Final = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9._-]+):.+")
-_NO_REPOSITORY: Final = "is no repository: use https, ssh or a local path"
+_NO_REPOSITORY: Final = "is not a repository: use https, ssh or a local path"
 # What hosts begin their tokens with, and what a person or a bot is hardly called; APKA begins the
 # id of an SSH key in CodeCommit, which is its user name and no secret.
 _TOKEN: Final = re.compile(
@@ -162,7 +162,7 @@ def _branch(value: str) -> str:
         or value.startswith("-")
         or not all(map(_BRANCH_PART.fullmatch, value.split("/")))
     ):
-        raise ValueError("is no name of a branch")
+        raise ValueError("is not a branch name")
     return value
 
 
@@ -687,7 +687,7 @@ def _shown(value: object) -> str:
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is no UTF-8"
+        return f"byte {error.start} is not UTF-8"
     return error.strerror or type(error).__name__
 
 
@@ -701,7 +701,7 @@ def _problem(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key}: is required"
     if detail["type"] == "extra_forbidden":
-        return f"{key}: is no key of a mirror file"
+        return f"{key}: is not a key of a mirror file"
     if detail["type"].startswith("union_tag"):
         return f"{key}.kind: must be git, s3 or file"
     message = detail["msg"].removeprefix("Value error, ")

@@ -20,9 +20,13 @@ from ecr_catalog_pipeline.core.text import visible
 
 # Our colours carry a word that no text of others can know, so that it cannot imitate them.
 _OURS: Final = f"\x1b{secrets.token_hex(8)}"
-_COLOUR: Final = re.compile(rf"{_OURS}(\[[0-9;]*m)")
-# What GitHub's runner takes for a command, wherever a line is printed: `::` at its beginning.
-_RUNNER_COMMAND: Final = re.compile(r"\A(?P<before>\s*):(?=:)|#(?=#\[)")
+_CODE: Final = rf"{_OURS}\[[0-9;]*m"
+_COLOUR: Final = re.compile(rf"({_CODE})")
+# What GitHub's runner takes for a command, wherever a line is printed: `::` at its beginning, with
+# or without colours.
+_RUNNER_COMMAND: Final = re.compile(
+    rf"\A(?P<before>(?:\s|{_CODE})*):(?=(?:{_CODE})*:)|#(?=(?:{_CODE})*#(?:{_CODE})*\[)"
+)
 _NOT_PLAIN: Final = re.compile(r"[^\n\x20-\x7e]")
 
 
@@ -36,9 +40,9 @@ def echo(*lines: str, err: bool = False) -> None:
     """Print lines, each on one line whatever it holds. Colours go to a terminal only."""
     for line in lines:
         parts = _COLOUR.split(line)
-        parts[::2] = (_RUNNER_COMMAND.sub(_spelt_out, visible(text)) for text in parts[::2])
-        parts[1::2] = (f"\x1b{code}" for code in parts[1::2])
-        click.echo("".join(parts), err=err, color=False if os.environ.get("NO_COLOR") else None)
+        parts[::2] = map(visible, parts[::2])
+        shown = _RUNNER_COMMAND.sub(_spelt_out, "".join(parts)).replace(_OURS, "\x1b")
+        click.echo(shown, err=err, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def echo_command(line: str) -> None:

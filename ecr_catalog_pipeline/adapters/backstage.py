@@ -60,7 +60,7 @@ class BackstageCatalog:
             return None
         entity = _object(body)
         if entity is None:
-            raise self._unavailable("answers with something that is no entity")
+            raise self._unavailable("answers with something that is not an entity")
         return entity
 
     def refresh(self, namespace: str, name: str) -> bool:

@@ -139,7 +139,7 @@ class EcrRegistry:
                 return
             if not isinstance(token, str):
                 raise InventoryFailed(
-                    f"{_LIST} answered with a page token that is no text", remediation=WAIT
+                    f"{_LIST} answered with a page token that is not text", remediation=WAIT
                 )
             if token in seen:
                 raise InventoryFailed(f"{_LIST} repeats its page token", remediation=WAIT)
@@ -283,7 +283,7 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("repositories"), list):
         raise InventoryFailed(
-            f"{_LIST} answered with something that is no listing", remediation=WAIT
+            f"{_LIST} answered with something that is not a listing", remediation=WAIT
         )
 
 

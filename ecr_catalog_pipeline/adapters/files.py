@@ -18,7 +18,7 @@ def read_regular_file(path: Path, limit: int) -> bytes:
     """Read a file, or what a symbolic link to a file names. Nothing else is ever waited for.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or holds more than `limit` bytes.
+        OSError: it cannot be read, is not a regular file, or holds more than `limit` bytes.
     """
     # A device may act when it is opened; what takes its place meanwhile is looked at again.
     _refuse_irregular(path.stat(), path)

@@ -2,7 +2,7 @@
 
 It may take longer than a run. It works beside the clone's place, in a folder that holds its
 progress and, in the end, its exit status. A folder whose process is gone without a status is made
-anew.
+again.
 """
 
 from __future__ import annotations

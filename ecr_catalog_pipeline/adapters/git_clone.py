@@ -92,7 +92,7 @@ class CloneUnderWay(GitFailed):
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """What stands at a path of a commit."""
+    """What is at a path of a commit."""
 
     mode: str
     sha: str
@@ -139,7 +139,7 @@ class GitClone:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the clone.
 
-        A clone that turns out to be damaged is removed, so that the next use makes it anew.
+        A clone that turns out to be damaged is removed, so that the next use makes it again.
 
         Raises:
             CloneUnderWay: it is not made yet.
@@ -214,7 +214,7 @@ class GitClone:
             return False
 
     def entry(self, commit: str, path: str) -> TreeEntry | None:
-        """What stands at a path of a commit; None when nothing does."""
+        """What is at a path of a commit; None when nothing does."""
         listed = self.run("ls-tree", "-z", commit, "--", path)
         if not listed:
             return None
@@ -274,7 +274,7 @@ class GitClone:
         self._is_new = has_branch
 
     def _server(self) -> _Server:
-        """Ask the server what git does not print: it stands in the trace of the exchange."""
+        """Ask the server what git does not print: it is in the trace of the exchange."""
         trace = self._folder.with_suffix(".trace")
         trace.unlink(missing_ok=True)
         try:

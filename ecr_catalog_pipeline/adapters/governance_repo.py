@@ -57,7 +57,7 @@ class GovernanceRepo:
 
         Raises:
             GovernanceUnavailable: the repository, the branch or the file cannot be had.
-            GovernanceRefused: what stands at the path is no file that may be read.
+            GovernanceRefused: what stands at the path is not a file that may be read.
         """
         clone = self._clone
         try:
@@ -97,7 +97,7 @@ class GovernanceRepo:
     def history(self, since: str, until: str) -> list[tuple[datetime, bytes]]:
         """Give the file at a commit and at each later one that touched it, oldest first.
 
-        Of a long history the last MAX_HISTORY versions. Empty when `since` is no ancestor of
+        Of a long history the last MAX_HISTORY versions. Empty when `since` is not an ancestor of
         `until`, or the file is not there.
 
         Raises:

@@ -19,7 +19,7 @@ PING_SECONDS: Final = 5
 MAX_WORDS: Final = 1_000
 """How much of a cause goes out; the log and the Dagster UI have more."""
 
-# Spoilers and code blocks: two of them in different lines would hide what stands between.
+# Spoilers and code blocks: two of them in different lines would hide what is between.
 _HIDING: Final = re.compile(r"(?<=\|)(?=\|)|(?<=`)(?=`)")
 
 logger = logging.getLogger(__name__)

@@ -98,7 +98,7 @@ class FilePublisher:
     def _no_file(self) -> TargetRefused:
         return TargetRefused(
             f"{self._path} is a folder, a pipe or a device; it is not overwritten",
-            remediation="Point publish.path elsewhere, or remove what stands there.",
+            remediation="Point publish.path elsewhere, or remove what is there.",
         )
 
     def _unavailable(self, what: str, error: OSError) -> TargetUnavailable:

@@ -29,7 +29,7 @@ DEFAULT_EMAIL: Final = "ecr-catalog-pipeline@localhost"
 
 
 class GitPublisher:
-    """A path on a branch; a version is the blob that stands there.
+    """A path on a branch; a version is the blob that is there.
 
     Args:
         key: of the mirror file that names the path.
@@ -127,7 +127,7 @@ class GitPublisher:
         )
 
     def _taken(self, commit: str, blob: str, tip: str | None) -> bool:
-        """Whether a push whose answer was lost was taken, and still stands."""
+        """Whether a push whose answer was lost was taken, and is still there."""
         if tip is None or not self.clone.is_ancestor(commit, tip):
             return False
         entry = self._entry(tip)
@@ -151,7 +151,7 @@ class GitPublisher:
         if entry and not entry.is_regular_file:
             raise TargetRefused(
                 f"{self.where} is a folder, a symbolic link or a submodule; it is not overwritten",
-                remediation=f"Point {self._key} elsewhere, or remove what stands there.",
+                remediation=f"Point {self._key} elsewhere, or remove what is there.",
             )
         return entry
 
@@ -172,7 +172,7 @@ class GitPublisher:
         except GitFailed as error:
             raise TargetRefused(
                 f"{self.where} cannot be written: {error}",
-                remediation=f"A file stands where {self._key} needs a folder: choose another path.",
+                remediation=f"A file is where {self._key} needs a folder: choose another path.",
             ) from None
         tree = clone.run("write-tree", "--missing-ok", environment=index)
         parents = ("-p", tip) if tip else ()

@@ -43,13 +43,13 @@ class Publisher(Protocol):
 
         Raises:
             TargetUnavailable: it cannot be read.
-            TargetRefused: what stands there is nothing that we could replace.
+            TargetRefused: what is there cannot be replaced by us.
         """
 
     def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         """Replace what `expected` names by `new`, and give the new version.
 
-        An answer that was lost is no failure: what stands there is read back first.
+        An answer that was lost is not a failure: what is there is read back first.
 
         Raises:
             LostRace: the target no longer holds the expected version.

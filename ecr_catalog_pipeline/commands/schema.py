@@ -109,7 +109,7 @@ FILES: Final[Mapping[str, Callable[[], Schema]]] = {
 
 
 def as_text(schema: Schema) -> str:
-    """Write a schema as it stands in a file."""
+    """Write a schema as a file holds it."""
     return json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
 
 

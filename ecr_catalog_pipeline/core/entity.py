@@ -415,7 +415,7 @@ def _metadata_problems(metadata: Mapping[str, Any]) -> Iterator[str]:
     annotations = _mapping(metadata.get("annotations"))
     for key, value in annotations.items():
         if not _ANNOTATION.fullmatch(key) or not isinstance(value, str):
-            yield f"annotation {key!r} has an odd key or is no text"
+            yield f"annotation {key!r} has an odd key or is not text"
         if key.startswith("backstage.io/managed-by-"):
             yield f"annotation {key!r} is Backstage's own"
     for tag in metadata.get("tags", []):

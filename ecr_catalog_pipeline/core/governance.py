@@ -308,7 +308,7 @@ def _repositories(document: Document, path: str) -> Mapping[str, Value]:
     line, column = document.key_places.get(present[-1], (document.line, document.column))
     if len(present) > 1:
         raise GovernanceRefused(
-            "both `repositories:` and `registries:` stand in the file",
+            "both `repositories:` and `registries:` are in the file",
             remediation="Keep `repositories:` and move every entry there.",
             path=path,
             line=line,

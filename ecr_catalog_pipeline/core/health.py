@@ -315,22 +315,22 @@ def _section(content: bytes, mirror: str) -> tuple[int, int, bytes] | str:
     for marker in (begin, end):
         count = outside.count(marker)
         if count != 1:
-            missing = "stands in a code block only" if marker in content else "is missing"
-            words = missing if not count else f"stands there {count} times"
+            missing = "is in a code block only" if marker in content else "is missing"
+            words = missing if not count else f"is there {count} times"
             return f"the line {marker.decode()} {words}"
     opening, closing = _marker_line(begin).search(outside), _marker_line(end).search(outside)
     if opening is None or closing is None:
-        return "a marker does not stand on a line of its own"
+        return "a marker is not on a line of its own"
     first, last = opening.end(), closing.start()
     if last < first:
-        return "the marker of the end stands before the one of the beginning"
+        return "the end marker is before the start marker"
     if _ANY_MARKER.search(outside, first, last):
-        return "a marker of another mirror stands between the two"
+        return "a marker of another mirror is between the two"
     return first, last, opening["line_end"]
 
 
 def _without_code(content: bytes) -> bytes:
-    """Blank out what stands in code fences, so that every other byte keeps its place.
+    """Blank out what is in code fences, so that every other byte keeps its place.
 
     A fence that is not closed counts for nothing, and so does one inside a section of ours: neither
     may hide a section that was written before.
@@ -471,7 +471,7 @@ def _body(health: RegistryHealth, origin: Origin, heading: str) -> Iterator[str]
     yield f"{heading} Registry health: {_shown(health.title, MAX_TEXT)}"
     yield ""
     yield f"Written at {_minute(health.as_of)} from governance commit {origin.sha[:12]}."
-    yield "Generated, and written anew when what it says changes or when someone changes it."
+    yield "Generated. Rewritten when its content changes or when someone edits it."
     yield ""
     yield _publication(health)
     yield ""
@@ -550,7 +550,7 @@ def _time_to_parity(health: RegistryHealth, heading: str) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Iterator[str]:
-    """A Markdown table; numbers stand on the right. The caller escapes the texts."""
+    """A Markdown table; numbers are right-aligned. The caller escapes the texts."""
     cells = [list(row) for row in rows]
     right = [
         place > 0 and any(isinstance(row[place], int) for row in cells)

@@ -615,7 +615,7 @@ def _why_different(served: Mapping[str, Any], digest: str) -> str:
     if error is not None:
         return f"Backstage rejects what it reads from {location}: {error}"
     if _mapping(served.get("spec")).get("type") != TYPE or CONTENT_DIGEST not in annotations:
-        return f"someone else's entity stands under our name, from {location}"
+        return f"someone else's entity has our name, from {location}"
     if annotations[CONTENT_DIGEST] == digest:
         return f"an older version is served, of {annotations.get(LAST_SYNC)}, from {location}"
     return f"the content was tampered with on its way from {location}"

@@ -149,5 +149,5 @@ def _differences(entry: Entry, found: Repository) -> Iterator[Finding]:
             "encryption-differs",
             Severity.WARNING,
             f"governance wants {entry.encryption}, ECR uses {found.encryption}",
-            "Encryption is fixed at creation: create the repository anew, or change governance.",
+            "Encryption is fixed at creation: create the repository again, or change governance.",
         )

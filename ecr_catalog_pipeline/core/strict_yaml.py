@@ -127,7 +127,7 @@ def parse_documents(
         raise YamlFault(f"not YAML: {problem}", line, column) from None
     except UnicodeDecodeError:
         # libyaml gives the bytes of a %-escaped tag unchecked.
-        raise YamlFault("not YAML: a tag is no UTF-8 text", *composer.place) from None
+        raise YamlFault("not YAML: a tag is not UTF-8 text", *composer.place) from None
     except yaml.reader.ReaderError as error:
         line, column = _place_of_byte(text, error.position)
         raise YamlFault(f"not YAML: {error.reason}", line, column) from None
@@ -203,7 +203,7 @@ class _Composer:
         known = self._anchors.get(event.anchor)
         if known is None:
             inside = event.anchor in self._anchors
-            problem = "stands inside its own anchor" if inside else "has no anchor before it"
+            problem = "is inside its own anchor" if inside else "has no anchor before it"
             raise YamlFault(f"alias *{readable(event.anchor)} {problem}", *_place(event))
         self._aliased += known[1]
         if self._aliased > MAX_ALIASED_NODES:
@@ -243,7 +243,7 @@ class _Composer:
                 merged.extend(sources)
                 continue
             if key in items:
-                raise YamlFault(f"the key {quoted(key)} stands twice in one mapping", *place)
+                raise YamlFault(f"the key {quoted(key)} is twice in one mapping", *place)
             items[key] = value
             if event.anchor:
                 self._anchors[event.anchor] = (key, _weight(key))

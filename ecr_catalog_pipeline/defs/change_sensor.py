@@ -68,7 +68,7 @@ class Seen:
 
 SEEN: Final = TypeAdapter(Seen)
 SEEN_VERSION: Final = 1
-"""Of the cursor. Another version is not read: the sensor starts afresh."""
+"""Of the cursor. Another version is not read: the sensor starts over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def change_sensor(
                 context.log.warning("cannot look%s: %s", looks.in_words, error)
             return dg.SkipReason(f"cannot look{looks.in_words}: {error}")
         if kept.problem:
-            context.log.warning("the cursor %s; that part starts afresh", kept.problem)
+            context.log.warning("the cursor %s; that part starts over", kept.problem)
         if before is None:
             return _first_look(context, mirror, look, kept.problem, killed=killed)
         return _compared(context, mirror, before, look, killed=killed)

@@ -1,4 +1,4 @@
-"""Asset checks: what each one says of a value. The specs stand here too, for the asset graph."""
+"""Asset checks: what each one says of a value. The specs are here too, for the asset graph."""
 
 from __future__ import annotations
 
@@ -229,11 +229,7 @@ def time_to_parity_within_slo(
                 else f"{len(closed)} changes closed, none later than {slo_seconds} s"
             )
             + excused
-            + (
-                f"; what earlier runs measured {problem}: measuring starts afresh"
-                if problem
-                else ""
-            )
+            + (f"; what earlier runs measured {problem}: measuring starts over" if problem else "")
         ),
         metadata={"slo_seconds": slo_seconds, "late": len(late), "closed": len(closed)},
     )

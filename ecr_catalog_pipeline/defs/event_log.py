@@ -157,7 +157,7 @@ def read_kept_parity(instance: dg.DagsterInstance, mirror: Mirror) -> Kept[Parit
 
 
 def read_parity(instance: dg.DagsterInstance, mirror: Mirror) -> ParityState:
-    """Read what the last run measured; what cannot be read starts afresh."""
+    """Read what the last run measured; what cannot be read starts over."""
     return read_kept_parity(instance, mirror).value or ParityState()
 
 

@@ -87,8 +87,8 @@ def _unusable(home: Path, fault: BaseException) -> HistoryUnusable:
     damaged = [str(home / name) for name in _DATABASES if _is_damaged(home / name)]
     if damaged:
         return HistoryUnusable(
-            f"Dagster's history in DAGSTER_HOME cannot be used: {', '.join(damaged)} is no SQLite "
-            "database",
+            f"Dagster's history in DAGSTER_HOME cannot be used: {', '.join(damaged)} is not an "
+            "SQLite database",
             remediation="Restore it from a backup, or move it away: Dagster makes an empty one.",
         )
     if _is_full(home, fault):

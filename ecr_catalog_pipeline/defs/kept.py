@@ -26,7 +26,7 @@ class Kept(Generic[T]):
     """What could be read.
 
     Attributes:
-        value: None when nothing was kept, or nothing of it can be used: start afresh.
+        value: None when nothing was kept, or nothing of it can be used: start over.
         problem: what could not be read and why, one line; empty when all was read.
     """
 

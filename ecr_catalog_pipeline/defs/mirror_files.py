@@ -84,7 +84,7 @@ def mirror_files_watch(
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         kept = read_kept(_FILES, FILES_VERSION, context.cursor)
         if kept.problem:
-            context.log.warning("the cursor %s: that part starts afresh", kept.problem)
+            context.log.warning("the cursor %s: that part starts over", kept.problem)
         now = now_utc()
         _keep_settings(context, loaded, cache)
         before = kept.value or Files()
@@ -146,7 +146,7 @@ def _keep_settings(context: dg.SensorEvaluationContext, loaded: LoadedMirrors, c
 
 
 def _copy_of(cache: Path, name: str) -> Path:
-    # A name that is no mirror's may hold anything, but for what `os.sep` separates.
+    # A name that is not a mirror's may hold anything, but for what `os.sep` separates.
     return cache / "last-good-mirrors" / f"{name.replace(os.sep, '_')}.yaml"
 
 

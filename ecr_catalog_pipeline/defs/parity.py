@@ -54,7 +54,7 @@ def parity_asset(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinition:
         kept = read_kept_parity(context.instance, mirror)
         if kept.problem:
             context.log.warning(
-                "what earlier runs measured %s: measuring starts afresh", kept.problem
+                "what earlier runs measured %s: measuring starts over", kept.problem
             )
         state = track(
             kept.value or ParityState(),

@@ -85,7 +85,7 @@ def parity_watch(
         now = now_utc()
         kept = read_kept(_WATCHED, WATCHED_VERSION, context.cursor)
         if kept.problem:
-            context.log.warning("the cursor %s: that part starts afresh", kept.problem)
+            context.log.warning("the cursor %s: that part starts over", kept.problem)
         before = _trusted(kept.value or Watched(), now)
         seen = _see(context, mirror, adapters.backstage, before, now)
         conditions, unseen = dict(seen.conditions), set(seen.unseen)
@@ -97,7 +97,7 @@ def parity_watch(
         last_good = _last_good(seen.after.verified_at)
         raised, sent = send_due(context, adapters.notifier, mirror.name, raised, last_good)
         heard = adapters.notifier.is_heard
-        problem = f"; the cursor {kept.problem}, that part starts afresh" if kept.problem else ""
+        problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
         return dg.SensorResult(
             asset_events=seen.events,
             cursor=write_kept(_WATCHED, WATCHED_VERSION, replace(seen.after, raised=raised)),

@@ -292,7 +292,7 @@ def git(folder: Path, *arguments: str) -> str:
     if status:
         raise CatalogError(
             f"git {arguments[0]} failed in {folder}: {errors.strip()}",
-            remediation="`make clean` removes the demo; `make run` makes it anew.",
+            remediation="`make clean` removes the demo; `make run` makes it again.",
         )
     return output
 

@@ -15,7 +15,7 @@ class Fate(StrEnum):
     NEEDED = "needed"
     """Old enough for something else, but it holds the latest of something."""
     PACKED = "packed"
-    """Its database is written anew, smaller; nothing is lost."""
+    """Its database is rewritten, smaller; nothing is lost."""
     SLIMMED = "slimmed"
     """Loses its details; the run, its asset events and its checks stay."""
     REMOVED = "removed"

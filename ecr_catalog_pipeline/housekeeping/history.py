@@ -154,7 +154,7 @@ class DagsterHistory:
         events, runs = instance.event_log_storage, instance.run_storage
         if not (isinstance(events, SqlEventLogStorage) and isinstance(runs, SqlRunStorage)):
             raise SettingsError(
-                f"the history lies in {type(events).__name__}, which is no SQL storage",
+                f"the history lies in {type(events).__name__}, which is not an SQL storage",
                 remediation="Stop the housekeeping schedule; that storage has to clean up itself.",
             )
         self.freed = Freed()
@@ -277,7 +277,7 @@ class DagsterHistory:
         self.freed.slimmed_runs += len(slimmed)
 
     def pack(self, run_ids: Sequence[str]) -> None:
-        """Write the databases of runs anew, smaller and with all that they hold."""
+        """Rewrite the databases of runs, smaller and with all that they hold."""
         for run_id in run_ids:
             self.freed.packed_databases += self._rewrite_shard(run_id, with_details=True)
 
@@ -566,7 +566,7 @@ def _open(path: Path, *, timeout: float) -> sqlite3.Connection:
 
 
 def _rewrite(conn: sqlite3.Connection, *, with_details: bool) -> None:
-    """Write the database of a run anew in small pages.
+    """Rewrite the database of a run in small pages.
 
     Raises:
         sqlite3.OperationalError: another process has it open; nothing was changed.
@@ -606,9 +606,9 @@ def _vacuum(path: Path) -> str | None:
             finally:
                 conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return f"{path.name}: written anew, {_mb(live + free)} before"
+            return f"{path.name}: rewritten, {_mb(live + free)} before"
     except sqlite3.OperationalError as error:
-        return f"{path.name}: not written anew this time, {error}"
+        return f"{path.name}: not rewritten this time, {error}"
 
 
 def _mb(size: int) -> str:

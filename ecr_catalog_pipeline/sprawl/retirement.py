@@ -406,7 +406,7 @@ class _Draft:
             piece = document.piece
             if document.key not in self._going:
                 if lost:
-                    raise _Refused(path, "a directive stands before what would go; edit it by hand")
+                    raise _Refused(path, "a directive is before what would go; edit it by hand")
             else:
                 lost = lost or has_directives(text, piece)
 

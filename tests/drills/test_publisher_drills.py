@@ -464,7 +464,7 @@ def test_a_process_killed_at_any_point_leaves_old_or_new_and_blocks_nobody(
             world.have(f"newcomer-{turn}")
             old = world.content
             if turn % 15 == 14:
-                shutil.rmtree(world.cache)  # the clones are made anew while it is killed
+                shutil.rmtree(world.cache)  # the clones are made again while it is killed
             if turn % 2:
                 assert victim.does("plan").outcome == "planned"
             moments.kill_in(victim, "publish" if turn % 2 else "run")

@@ -1,6 +1,6 @@
 """The Dagster UI in a real browser: the graph, the parity plot, the checks.
 
-`ECR_CATALOG_SCREENSHOTS=docs/images` writes the README's pictures anew.
+`ECR_CATALOG_SCREENSHOTS=docs/images` retakes the README's pictures.
 """
 
 from __future__ import annotations

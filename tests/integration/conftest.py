@@ -147,7 +147,7 @@ class Repository:
 
 @pytest.fixture(autouse=True, scope="session")
 def files_of_libraries() -> Iterator[None]:
-    """Let libraries read their own files once, and not anew for each client and instance.
+    """Let libraries read their own files once, and not again for each client and instance.
 
     These are botocore's models of AWS, and the revisions of the schema of Dagster's storage.
     """

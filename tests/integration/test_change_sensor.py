@@ -134,7 +134,7 @@ def test_a_cursor_that_cannot_be_read_is_said_once_and_loses_no_change(
     the_run(tick)
     again = skipped(sensor.look())
 
-    assert capfd.readouterr().err.count("starts afresh") == 1
+    assert capfd.readouterr().err.count("starts over") == 1
     assert set(observed(tick)) == {"ecr_registry"}
     assert again == "no change: 4 repositories as before"
 
@@ -158,7 +158,7 @@ def test_a_first_look_counts_what_only_a_failed_run_has_read_as_a_change(world: 
     assert "ecr_registry" in observed(Sensor(world).look())
 
 
-def test_starting_afresh_uses_no_run_key_again(world: World) -> None:
+def test_starting_over_uses_no_run_key_again(world: World) -> None:
     created_at = datetime(2026, 1, 9, 12, tzinfo=UTC)
     world.sync()
     keys = []
@@ -262,14 +262,14 @@ def test_a_broken_governance_file_is_a_change_too(world: World, sensor: Sensor) 
     assert list(observed(sensor.look())) == ["governance_file"]
 
 
-@pytest.mark.parametrize("what", ["created", "deleted", "created anew"])
+@pytest.mark.parametrize("what", ["created", "deleted", "created again"])
 def test_a_change_in_ecr_starts_a_run_and_is_observed(
     world: World, sensor: Sensor, what: str
 ) -> None:
     if what != "created":
         world.fake.delete("team/two")
     if what != "deleted":
-        world.fake.create("team/two" if what == "created anew" else "team/four")
+        world.fake.create("team/two" if what == "created again" else "team/four")
 
     tick = sensor.look()
 

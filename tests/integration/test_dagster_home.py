@@ -80,8 +80,8 @@ def a_table_less(home: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        (no_database("history/runs.db"), "history/runs.db is no SQLite database"),
-        (no_database("history/runs/index.db"), "history/runs/index.db is no SQLite database"),
+        (no_database("history/runs.db"), "history/runs.db is not an SQLite database"),
+        (no_database("history/runs/index.db"), "history/runs/index.db is not an SQLite database"),
         (no_folder, "File exists"),
         (a_table_less, "no such table"),
     ],

@@ -4,7 +4,7 @@ A page's commands run in its order in a reader's home: the checkout, a platform 
 catalog, an ECR and a Backstage. `<!-- exit: 3 -->` before a block is the exit code of its last
 command, `<!-- world: held -->` what happens before it, `<!-- mirror: NAME -->` adds it to that
 mirror file. Programs that cannot run here are replaced by ones that write down their words, which
-are then judged. `ECR_CATALOG_WRITE_TRANSCRIPT=1` writes the transcripts of a page anew.
+are then judged. `ECR_CATALOG_WRITE_TRANSCRIPT=1` rewrites the transcripts of a page.
 """
 
 from __future__ import annotations

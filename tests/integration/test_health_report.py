@@ -459,7 +459,7 @@ def published_without_report(world: World, target: GitTarget, *words: str) -> No
     [
         (None, "there is no such file"),
         (Entry(b"# No markers\n"), " is missing. "),
-        (Entry((BEGIN + b"\n" + END + b"\n") * 2), "stands there 2 times"),
+        (Entry((BEGIN + b"\n" + END + b"\n") * 2), "is there 2 times"),
         (Entry("../README.md", SYMLINK), "a symbolic link"),
         (Entry("3f2c9d1e8b7a6f5c4d3e2b1a0f9e8d7c6b5a4f3e", SUBMODULE), "a submodule"),
     ],
@@ -858,7 +858,7 @@ def test_a_foreign_file_is_never_overwritten(world: World, target: GitTarget) ->
     assert target.repository.content(FILE["path"], BRANCH) == b"# Ours\n"
 
 
-def test_a_file_that_someone_changed_is_written_anew(world: World, target: GitTarget) -> None:
+def test_a_file_that_someone_changed_is_rewritten(world: World, target: GitTarget) -> None:
     world.write_mirror(health=FILE)
     world.sync()
     good = target.repository.content(FILE["path"], BRANCH) or b""
@@ -932,7 +932,7 @@ def test_without_health_nothing_but_the_entity_is_written(world: World, target: 
         ({"path": PATH, "style": "page"}, "health.style: "),
         ({"path": PATH, "env": "a b"}, "health.env: "),
         ({"style": "file"}, "health.path: is required"),
-        ({"path": PATH, "colour": "red"}, "health.colour: is no key"),
+        ({"path": PATH, "colour": "red"}, "health.colour: is not a key"),
     ],
 )
 def test_a_report_that_cannot_be_placed_is_refused_when_loaded(

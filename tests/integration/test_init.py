@@ -1,6 +1,6 @@
 """`ecr-catalog init` as a new user meets it: with flags, with answers on a terminal, in trouble.
 
-`ECR_CATALOG_WRITE_TRANSCRIPT=1` writes docs/transcripts/init-and-plan.txt anew.
+`ECR_CATALOG_WRITE_TRANSCRIPT=1` rewrites docs/transcripts/init-and-plan.txt.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ def test_an_approval_that_was_used_approves_the_same_removal_never_again(
     for name in TEN[:3]:
         world.fake.create(name)
     wait_for_another_second(world)
-    assert world.sync(approve=used).outcome == "published", "old content, published anew"
+    assert world.sync(approve=used).outcome == "published", "old content, published again"
     again = removal()
 
     assert again != used
@@ -360,7 +360,7 @@ def test_a_race_lost_to_a_writer_overwrites_nothing(world: World, *, first: bool
     assert failure.metadata["needs"].value == "time"
     assert [world.content] == theirs
     if not first:
-        assert world.sync().outcome == "published", "the next run plans afresh"
+        assert world.sync().outcome == "published", "the next run plans again"
         assert b"someone-else" not in (world.content or b"")
 
 
@@ -505,7 +505,7 @@ def test_a_refused_governance_file_leaves_the_last_good_entity(file_world: World
     for content, where, what in (
         (b"repositories:\n  app: [\n", "ecr-catalog.yaml:3:1: ", "not YAML"),
         (b"version: '1.0'\nrepositories:\n", "ecr-catalog.yaml:2:1: ", "`repositories:` is null"),
-        (b"repositories:\n  aa: {}\n  aa: {}\n", "ecr-catalog.yaml:3:3: ", "'aa' stands twice"),
+        (b"repositories:\n  aa: {}\n  aa: {}\n", "ecr-catalog.yaml:3:3: ", "'aa' is twice"),
         (b"\x89PNG\r\n\x1a\n", "ecr-catalog.yaml:1:1: ", "binary or not UTF-8"),
     ):
         world.commit(content)
@@ -630,19 +630,19 @@ TROUBLES: Final = [
     Trouble(Fault.HTTP_500, f"{LISTING} failed with ServerException"),
     Trouble(Fault.HTTP_503, f"{LISTING} failed with 503"),
     Trouble(Fault.DROP, f"{LISTING} failed: "),
-    Trouble(Fault.DROP_MID_BODY, "is no listing"),
-    Trouble(Fault.TRUNCATED_BODY, "is no listing"),
-    Trouble(Fault.MALFORMED_BODY, "is no listing"),
-    Trouble(Answer(b'{"repositories": null}'), "is no listing"),
+    Trouble(Fault.DROP_MID_BODY, "is not a listing"),
+    Trouble(Fault.TRUNCATED_BODY, "is not a listing"),
+    Trouble(Fault.MALFORMED_BODY, "is not a listing"),
+    Trouble(Answer(b'{"repositories": null}'), "is not a listing"),
     Trouble(StaleListing(("team/app-1",)), "lists no team/app-1, yet finds it by name"),
     Trouble(Fault.EARLY_END, "the listing is incomplete"),
     Trouble(Fault.LOST_PAGE, "the listing is incomplete", at=PAGE_2),
     Trouble(Fault.REPEATED_TOKEN, "repeats its page token", at=PAGE_2),
     Trouble(Fault.EXPIRED_TOKEN, "Invalid or expired token", at=PAGE_2),
-    Trouble(Fault.TRUNCATED_BODY, "is no listing", at=PAGE_2),
+    Trouble(Fault.TRUNCATED_BODY, "is not a listing", at=PAGE_2),
     Trouble(Fault.ACCESS_DENIED, f"{LISTING} of team/app-0 failed", look_up=True),
     Trouble(Fault.HTTP_500, f"{LISTING} of team/app-0 failed", look_up=True),
-    Trouble(Fault.EMPTY_OBJECT, "is no listing", look_up=True),
+    Trouble(Fault.EMPTY_OBJECT, "is not a listing", look_up=True),
     Trouble(Fault.THROTTLING, "sts:GetCallerIdentity failed", "GetCallerIdentity"),
     Trouble(Fault.ACCESS_DENIED, "Allow sts:GetCallerIdentity", "GetCallerIdentity"),
     Trouble(Fault.MALFORMED_BODY, "sts:GetCallerIdentity failed", "GetCallerIdentity"),

@@ -328,7 +328,7 @@ class Planted:
         return {"repository": url, "branch": "main", "path": GOVERNANCE_PATH}
 
     def write_mirror(self, **settings: Any) -> None:
-        """Write the mirror file anew; `settings` replace blocks of it."""
+        """Rewrite the mirror file; `settings` replace blocks of it."""
         publish = {**self.world.target.settings(), "repository": f"{self.git.url}/catalog.git"}
         usual = {
             "governance": self.governance,

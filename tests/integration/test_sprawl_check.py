@@ -259,8 +259,8 @@ def test_a_damaged_memory_is_forgotten(catalog: Repository, cache: Path, memory:
         ({}, "sprawl.repository: is required"),
         ({"repository": "https://user:secret@host/x.git"}, "sprawl.repository: carries a password"),
         ({"repository": "./c", "paths": ["../x"]}, "sprawl.paths.0: must be a path inside"),
-        ({"repository": "./c", "branch": "-x"}, "sprawl.branch: is no name of a branch"),
-        ({"repository": "./c", "folder": "x"}, "sprawl.folder: is no key of a mirror file"),
+        ({"repository": "./c", "branch": "-x"}, "sprawl.branch: is not a branch name"),
+        ({"repository": "./c", "folder": "x"}, "sprawl.folder: is not a key of a mirror file"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(

@@ -1,4 +1,4 @@
-"""A target that vanished is no first publication: the last known entity counts as published."""
+"""A target that vanished is not a first publication: the last known entity counts as published."""
 
 from __future__ import annotations
 

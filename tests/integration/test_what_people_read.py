@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ecr_catalog_pipeline import terminal
@@ -302,6 +302,8 @@ def test_json_that_is_printed_is_exact_and_printable(text: str) -> None:
     assert_hides_nothing(out.getvalue())
 
 
+@example([(False, ":"), (True, ":")])
+@example([(True, "#"), (False, "#[")])
 @given(st.lists(st.tuples(st.booleans(), texts), max_size=4))
 def test_no_text_imitates_our_colours(parts: list[tuple[bool, str]]) -> None:
     line = "".join(

@@ -284,7 +284,7 @@ class World:
 
     @property
     def adapters(self) -> Adapters:
-        """Adapters as the mirror's own, made anew."""
+        """Adapters as the mirror's own, made again."""
         return adapters_of(self.mirror, self.settings_environ)
 
     # Governance

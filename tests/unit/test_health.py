@@ -443,7 +443,7 @@ def test_times_that_leave_their_windows_renew_it_once_a_day_at_the_most(style: S
 @pytest.mark.parametrize(
     "tampering", [(b"live | 3", b"live | 30"), (b"| p50", b"\n| p50"), (b"day=", b"")]
 )
-def test_what_someone_changed_in_it_is_written_anew(
+def test_what_someone_changed_in_it_is_rewritten(
     style: Style, tampering: tuple[bytes, bytes]
 ) -> None:
     file = first_file(style)
@@ -454,7 +454,7 @@ def test_what_someone_changed_in_it_is_written_anew(
 
 
 @pytest.mark.parametrize("tampering", [(b'env: "prod"', b"env: dev"), (b'sha: "3f', b'sha: "zz')])
-def test_a_changed_frontmatter_is_written_anew(tampering: tuple[bytes, bytes]) -> None:
+def test_a_changed_frontmatter_is_rewritten(tampering: tuple[bytes, bytes]) -> None:
     file = first_file(Style.FILE)
     tampered = file.replace(*tampering)
     assert tampered != file
@@ -514,13 +514,13 @@ BOTH: Final = BEGIN + b"\n" + END + b"\n"
         (b"", "begin --> is missing"),
         (b"# Health\n", "begin --> is missing"),
         (BEGIN + b"\n", "end --> is missing"),
-        (BEGIN + BOTH, "begin --> stands there 2 times"),
-        (BOTH + END, "end --> stands there 2 times"),
-        (END + b"\n" + BEGIN + b"\n", "the end stands before"),
-        (BEGIN + END, "not stand on a line of its own"),
-        (b"Write " + BOTH, "not stand on a line of its own"),
-        (b"    " + BOTH, "not stand on a line of its own"),
-        (BEGIN + b" and\n" + END, "not stand on a line of its own"),
+        (BEGIN + BOTH, "begin --> is there 2 times"),
+        (BOTH + END, "end --> is there 2 times"),
+        (END + b"\n" + BEGIN + b"\n", "the end marker is before"),
+        (BEGIN + END, "not on a line of its own"),
+        (b"Write " + BOTH, "not on a line of its own"),
+        (b"    " + BOTH, "not on a line of its own"),
+        (BEGIN + b" and\n" + END, "not on a line of its own"),
         (BOTH.replace(b"\n", b"\n<!-- ecr-catalog:other:end -->\n", 1), "another mirror"),
         (BOTH.decode().encode("utf-16"), "begin --> is missing"),
     ],
@@ -779,7 +779,7 @@ def test_markers_in_a_code_fence_are_no_markers(fence: str) -> None:
     assert closing
     quoted = f"{fence}\n{BEGIN.decode()}\n{END.decode()}\n{closing[0]}\n".encode()
 
-    assert "stands in a code block only" in not_written(REPORT, quoted).problem
+    assert "is in a code block only" in not_written(REPORT, quoted).problem
     content = b"# How\n\n" + quoted + b"\n" + BEGIN + b"\n" + END + b"\nafter\n"
     new = written(REPORT, content)
     assert new.startswith(b"# How\n\n" + quoted + b"\n" + BEGIN + b"\n<!-- ")

@@ -98,7 +98,7 @@ def test_an_older_version_gives_what_is_compatible() -> None:
         ('{"blob": "b", "at": "9999-12-31T23:59:59Z"}', "in the year 9999"),
     ],
 )
-def test_what_cannot_be_used_starts_afresh_and_says_why(text: str, problem: str) -> None:
+def test_what_cannot_be_used_starts_over_and_says_why(text: str, problem: str) -> None:
     kept = read_kept(LOOK, 1, text)
 
     assert kept.value is None

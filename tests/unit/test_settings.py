@@ -317,13 +317,13 @@ def test_loading_contacts_nobody_and_reads_no_secret(mirrors: Path) -> None:
 def test_an_unknown_key_is_refused(mirrors: Path, key: str) -> None:
     base = changed("backstage.url", "http://127.0.0.1:7007")
     error = error_of(mirrors, changed(key, "x", base))
-    assert f"{key}: is no key of a mirror file" in error.problem
+    assert f"{key}: is not a key of a mirror file" in error.problem
 
 
 @pytest.mark.parametrize("target", [S3, FILE])
 def test_an_unknown_key_of_a_target_is_refused(mirrors: Path, target: Mapping[str, Any]) -> None:
     error = error_of(mirrors, changed("publish", {**target, "branch": "main"}))
-    assert "publish.branch: is no key of a mirror file" in error.problem
+    assert "publish.branch: is not a key of a mirror file" in error.problem
 
 
 @pytest.mark.parametrize(
