@@ -13,7 +13,7 @@ from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.mirroring import PlannedRegistry
 from ecr_catalog_pipeline.terminal import style
 
-_COLUMNS: Final = ("name", "state", "owner", "risk", "environment", "status", "uri")
+_COLUMNS: Final = ("name", "state", "owner", "risk", "environment", "status", "uri", "origin")
 _WIDTHS: Final = {"name": 60, "owner": 40, "risk": 12, "environment": 20, "status": 20}
 """How wide a column gets at the most. What a plan changes is named whole, below the table."""
 _MAX_VALUE: Final = 80
@@ -43,15 +43,14 @@ def plan_as_json(mirror: str, planned: PlannedRegistry) -> dict[str, Any]:
         "plan_hash": plan.plan_hash,
         "held": plan.held,
         "counts": {state.value: count for state, count in plan.counts.items()},
-        "repositories": [
-            {column: getattr(each, column) for column in _COLUMNS} for each in registry.repositories
-        ],
+        "repositories": [_repository_as_json(each) for each in registry.repositories],
         "changes": {
             "added": changes.added,
             "removed": changes.removed,
             "updated": changes.updated,
         },
         "findings": [_finding_as_json(finding) for finding in registry.findings],
+        "excepted": [_finding_as_json(finding) for finding in registry.excepted],
     }
 
 
@@ -146,8 +145,17 @@ def _summary(plan: Plan) -> str:
     )
 
 
-def _finding_as_json(finding: Finding) -> dict[str, str]:
+def _repository_as_json(each: ReconciledRepository) -> dict[str, Any]:
+    accepted = each.exception
+    expires = accepted.expires.isoformat() if accepted and accepted.expires else None
+    return {
+        **{column: getattr(each, column) for column in _COLUMNS},
+        "exception": {"reason": accepted.reason, "expires": expires} if accepted else None,
+    }
+
+
+def _finding_as_json(finding: Finding) -> dict[str, str | None]:
     return {
         key: getattr(finding, key)
-        for key in ("rule", "severity", "repository", "message", "remediation")
+        for key in ("rule", "severity", "repository", "message", "remediation", "control")
     }

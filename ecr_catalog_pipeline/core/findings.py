@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -16,10 +16,17 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One violation. `repository` is "" when it concerns the file as a whole."""
+    """One violation.
+
+    Attributes:
+        repository: "" when it concerns the file or the registry as a whole.
+        control: the id of AWS Security Hub's control, such as ECR.1; None where there is none.
+    """
 
     repository: str
     rule: str
     severity: Severity
     message: str
     remediation: str
+    # Follows from the rule. None has no order.
+    control: str | None = field(default=None, compare=False)

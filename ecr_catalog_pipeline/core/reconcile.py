@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ecr_catalog_pipeline.core.exceptions import Acceptance
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.inventory import Inventory, Repository
+from ecr_catalog_pipeline.core.origins import OrphanOrigin
 
 
 class State(StrEnum):
@@ -40,7 +42,12 @@ _WHEN_ABSENT = {Status.PENDING: State.PENDING, Status.DECOMMISSIONED: State.RETI
 
 @dataclass(frozen=True, slots=True)
 class ReconciledRepository:
-    """One repository in its one state; None where neither side says."""
+    """One repository in its one state; None where neither side says.
+
+    Attributes:
+        origin: of an orphan; None of every other one, and where it was not looked for.
+        exception: why the governance file accepts the state; None where it does not.
+    """
 
     name: str
     state: State
@@ -50,14 +57,24 @@ class ReconciledRepository:
     status: str | None = None
     uri: str | None = None
     requested: str | None = None
+    origin: OrphanOrigin | None = None
+    exception: Acceptance | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReconciledRegistry:
-    """Every repository that is governed or present, sorted by name, and all findings."""
+    """Every repository that is governed or present, and what is to be said of them.
+
+    Attributes:
+        repositories: sorted by name.
+        findings: the open ones, sorted.
+        excepted: what the governance file accepts, in the form of findings, sorted. The rule of an
+            accepted state is the state.
+    """
 
     repositories: tuple[ReconciledRepository, ...]
     findings: tuple[Finding, ...]
+    excepted: tuple[Finding, ...] = ()
 
     def in_state(self, state: State) -> tuple[ReconciledRepository, ...]:
         """The repositories of one state, sorted by name."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
+from ecr_catalog_pipeline.core.exceptions import accepted_in_words
 from ecr_catalog_pipeline.core.findings import Finding
 from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
@@ -32,14 +33,14 @@ def words(text: str) -> str:
 def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
     """One row a repository, in the order given."""
     columns = [field.name for field in fields(ReconciledRepository)]
-    return table(columns, (asdict(row) for row in rows))
+    return table(columns, map(_repository_row, rows))
 
 
 def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
     """One row a finding, the most severe first."""
     order = {severity: place for place, severity in enumerate(("error", "warning", "info"))}
     ranked = sorted(rows, key=lambda row: order[row.severity])
-    columns = ["severity", "rule", "repository", "message", "remediation"]
+    columns = ["severity", "rule", "control", "repository", "message", "remediation"]
     return table(columns, (asdict(row) for row in ranked))
 
 
@@ -107,6 +108,10 @@ def _host_and_path(repository: str) -> tuple[str, str]:
     else:
         return "", ""
     return host, path.strip("/").removesuffix(".git")
+
+
+def _repository_row(row: ReconciledRepository) -> dict[str, Any]:
+    return {**asdict(row), "exception": accepted_in_words(row.exception) if row.exception else ""}
 
 
 def _change_rows(plan_changes: Changes) -> Iterator[dict[str, str]]:

@@ -208,6 +208,8 @@ def test_plan_prints_the_contract_as_one_json_object(world: World, shell: Shell)
             "environment": None,
             "status": status,
             "uri": f"{account}.dkr.ecr.{region}.amazonaws.com/{name}" if present else None,
+            "origin": None,
+            "exception": None,
             **more,
         }
 
@@ -242,13 +244,15 @@ def test_plan_prints_the_contract_as_one_json_object(world: World, shell: Shell)
             "removed": [FIVE[2], FIVE[3]],
             "updated": [FIVE[1]],
         },
+        "excepted": [],
     }
     assert {(each["repository"], each["rule"]) for each in findings} == {
         ("messy", "status-unknown"),
         ("messy", "risk-unknown"),
     }
     for finding in findings:
-        assert set(finding) == {"rule", "severity", "repository", "message", "remediation"}
+        keys = {"rule", "severity", "repository", "message", "remediation", "control"}
+        assert set(finding) == keys
         assert finding["severity"] in {"error", "warning", "info"}
         assert finding["message"]
         assert finding["remediation"]

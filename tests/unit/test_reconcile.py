@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
+from ecr_catalog_pipeline.core.exceptions import Acceptance
+from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.governance import Entry, Status, parse_governance
 from ecr_catalog_pipeline.core.inventory import Inventory
+from ecr_catalog_pipeline.core.origins import OrphanOrigin
 from ecr_catalog_pipeline.core.reconcile import (
     ReconciledRegistry,
     ReconciledRepository,
@@ -194,3 +199,22 @@ def test_states_are_counted_and_listed_sorted_with_the_empty_ones_included() -> 
     }
     assert [each.name for each in found.in_state(State.LIVE)] == ["ab", "zz"]
     assert found.in_state(State.RETIRED) == ()
+
+
+def test_a_registry_travels_between_assets_with_all_that_it_says() -> None:
+    accepted = Acceptance("bootstrap assets", date(2027, 6, 30))
+    orphan = ReconciledRepository(
+        "cdk", State.ORPHAN, origin=OrphanOrigin.REPLICATION, exception=accepted
+    )
+    finding = Finding("ab", "image-scanning-off", Severity.WARNING, "m", "r", control="ECR.1")
+    sent = ReconciledRegistry((orphan,), (finding,), (finding,))
+    kind = TypeAdapter(ReconciledRegistry)
+    received = kind.validate_json(kind.dump_json(sent))
+    assert received == sent
+    assert [each.control for each in (*received.findings, *received.excepted)] == ["ECR.1"] * 2
+
+
+def test_findings_with_and_without_a_control_have_an_order() -> None:
+    with_one = Finding("ab", "rule", Severity.INFO, "m", "r", control="ECR.1")
+    without = Finding("ab", "rule", Severity.INFO, "m", "r")
+    assert sorted([with_one, without]) == [with_one, without]
