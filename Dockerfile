@@ -1,8 +1,8 @@
 # One image for `ecr-catalog` as a CronJob or an Action runs it, and for Dagster's own processes:
 #
 #   docker run --rm IMAGE sync -m NAME
-#   docker run --entrypoint dagster IMAGE instance migrate    (first, and after an upgrade)
-#   docker run --entrypoint dagster-webserver IMAGE -h 127.0.0.1 -p 3000 -w /app/workspace.yaml
+#   docker run IMAGE dagster instance migrate    (first, and after an upgrade)
+#   docker run IMAGE dagster-webserver -h 127.0.0.1 -p 3000 -w /app/workspace.yaml
 
 ARG PYTHON=3.12
 
@@ -20,7 +20,7 @@ RUN /opt/build/bin/uv build --quiet --wheel --out-dir /opt/build/dist .
 RUN python -m venv --without-pip /opt/ecr-catalog \
  && /opt/build/bin/uv pip install --quiet --compile-bytecode --no-build \
       --python /opt/ecr-catalog/bin/python --constraint requirements.lock \
-      "$(echo /opt/build/dist/*.whl)[ui,postgres]"
+      "$(echo /opt/build/dist/*.whl)[ui,postgres,kubernetes]"
 
 FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="ecr-catalog-pipeline" \
@@ -33,7 +33,7 @@ RUN apt-get update -q \
  && rm -rf /var/lib/apt/lists/*
 # ssh refuses a user that has no name.
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin ecr-catalog \
- && install -d -o 10001 -g 10001 /var/cache/ecr-catalog /var/lib/dagster
+ && install -d -o 10001 -g 10001 /var/cache/ecr-catalog /var/lib/dagster /opt/dagster/dagster_home
 COPY --from=build /opt/ecr-catalog /opt/ecr-catalog
 COPY workspace.yaml /app/workspace.yaml
 ENV PATH=/opt/ecr-catalog/bin:$PATH \
@@ -54,5 +54,6 @@ HEALTHCHECK --interval=30s --timeout=20s --start-period=90s --retries=3 \
     *"dagster-daemon run"*) exec dagster-daemon liveness-check ;; \
     *"dagster code-server"*|*"dagster api grpc"*) exec dagster api grpc-health-check -p 4000 ;; \
     esac
-ENTRYPOINT ["ecr-catalog"]
+# Dagster's launchers and its Helm chart give a whole command; people give ours without its name.
+ENTRYPOINT ["/bin/sh", "-c", "case $1 in dagster*|ecr-catalog) exec \"$@\" ;; esac; exec ecr-catalog \"$@\"", "sh"]
 CMD ["--help"]

@@ -46,19 +46,19 @@ def build_definitions(
     *,
     environ: Mapping[str, str],
     make_adapters: AdaptersOf = adapters_of,
-    io_manager: dg.IOManagerDefinition = json_io_manager,
+    io_manager: dg.IOManagerDefinition | None = None,
 ) -> dg.Definitions:
     """Define every usable mirror; show each mirror file that is not usable.
 
     Args:
         make_adapters: makes the adapters of a mirror; the seam for tests and for extensions.
-        io_manager: passes values between the assets.
+        io_manager: passes values between the assets; JSON files by default.
     """
     cache = cache_folder(environ)
     housekeeping = housekeeping_job(loaded.mirrors)
     parts = [
         dg.Definitions(
-            resources={"io_manager": io_manager},
+            resources={"io_manager": io_manager or json_io_manager(environ)},
             jobs=[housekeeping],
             schedules=[housekeeping_schedule(housekeeping)],
             sensors=[mirror_files_watch(loaded, cache, Notifier(environ))],

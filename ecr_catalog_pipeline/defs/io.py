@@ -1,12 +1,20 @@
-"""How values pass between assets: as JSON files beside the instance, one for each asset."""
+"""How values pass between assets: as JSON files, one for each asset.
+
+They lie beside the instance, or where ECR_CATALOG_STORAGE says: a run on another host reads them
+only there.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import TypeAdapter
 from upath import UPath
+
+STORAGE_VARIABLE: Final = "ECR_CATALOG_STORAGE"
 
 
 class JsonIOManager(dg.UPathIOManager):
@@ -17,17 +25,42 @@ class JsonIOManager(dg.UPathIOManager):
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Write a value beside and move it there, so that no reader sees half of one."""
         beside = path.with_name(f".{path.name}.{context.run_id}")
-        beside.write_bytes(TypeAdapter(type(obj)).dump_json(obj))
+        beside.write_bytes(as_json(obj))
         beside.rename(path)
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read a value as the type of the asset's parameter."""
-        return TypeAdapter(context.dagster_type.typing_type).validate_json(path.read_bytes())
+        return from_json(context, path.read_bytes())
 
 
-@dg.io_manager(description="JSON files in the instance's storage folder.")
-def json_io_manager(context: dg.InitResourceContext) -> JsonIOManager:
-    """Keep values in the storage folder of the Dagster instance."""
-    instance = context.instance
-    assert instance is not None
-    return JsonIOManager(base_path=UPath(instance.storage_directory()))
+def as_json(value: Any) -> bytes:
+    """Write a value as JSON."""
+    return TypeAdapter(type(value)).dump_json(value)
+
+
+def from_json(context: dg.InputContext, content: bytes) -> Any:
+    """Read JSON as the type that the input asks for."""
+    return TypeAdapter(context.dagster_type.typing_type).validate_json(content)
+
+
+def json_io_manager(environ: Mapping[str, str]) -> dg.IOManagerDefinition:
+    """Keep values in the storage folder of the instance, or where ECR_CATALOG_STORAGE says.
+
+    Args:
+        environ: ECR_CATALOG_STORAGE is a folder, `s3://BUCKET/PREFIX`, or any URL that fsspec
+            knows. It is read when a run needs it.
+    """
+
+    @dg.io_manager(description="JSON files in the instance's storage folder or a shared one.")
+    def manager(context: dg.InitResourceContext) -> dg.UPathIOManager:
+        storage = environ.get(STORAGE_VARIABLE, "")
+        if storage.startswith("s3://"):
+            # Imported here: dagster-aws takes two seconds to import.
+            from ecr_catalog_pipeline.defs.s3 import JsonS3IOManager  # noqa: PLC0415
+
+            place = urlsplit(storage)
+            return JsonS3IOManager(place.netloc, place.path.strip("/"))
+        assert context.instance is not None
+        return JsonIOManager(base_path=UPath(storage or context.instance.storage_directory()))
+
+    return manager

@@ -21,9 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+import boto3
 import kubernetes_validate  # type: ignore[import-untyped] # ships no types
 import pytest
 import yaml
+from botocore.validate import ParamValidator
 from dagster._core.instance.ref import InstanceRef
 
 from ecr_catalog_pipeline.settings import load_mirror
@@ -34,6 +36,7 @@ from tests.integration.worlds import GitTarget, World, a_world
 ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
 DAGSTER: Final = KUBERNETES / "dagster"
+ECS: Final = ROOT / "deploy" / "ecs"
 WORKFLOW: Final = ROOT / "deploy" / "github-actions" / "sync.yaml"
 BIN: Final = Path(sys.executable).parent
 # With the way to the package registry and uv's cache, of which a test has nothing.
@@ -188,7 +191,8 @@ def test_the_image_holds_what_runs_in_the_locked_versions_and_nothing_else(image
     names = {name for name, _ in installed}
 
     assert {each for each in installed if each[0] != "ecr-catalog-pipeline"} <= locked()
-    assert {"ecr-catalog-pipeline", "dagster-webserver", "dagster-postgres"} <= names
+    dagsters = {"dagster-webserver", "dagster-postgres", "dagster-aws", "dagster-k8s"}
+    assert {"ecr-catalog-pipeline"} | dagsters <= names
     assert not names & {"pip", "uv", "pytest", "moto", "mypy", "flask", "playwright"}
     for program in ("ecr-catalog", "dagster", "dagster-webserver", "dagster-daemon"):
         assert os.access(image.bin / program, os.X_OK)
@@ -241,11 +245,33 @@ def test_the_last_stage_is_small_runs_as_nobody_special_and_knows_no_secret() ->
     assert re.fullmatch(r"[1-9][0-9]*:[1-9][0-9]*", one["USER"])
     assert words.index("USER") > max(i for i, word in enumerate(words) if word == "RUN")
     assert f"--uid {one['USER'].split(':')[0]} " in " ".join(each.rest for each in last)
-    assert json.loads(one["ENTRYPOINT"]) == ["ecr-catalog"]
     assert "DAGSTER_HOME" not in one["ENV"]
     for each in [*build, *last]:
         if each.word in {"ENV", "ARG"}:
             assert not re.search("TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY", each.rest, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    ("given", "started"),
+    [
+        ("sync -m one", "ecr-catalog sync -m one"),
+        ("--help", "ecr-catalog --help"),
+        ("", "ecr-catalog"),
+        ("ecr-catalog plan -m one", "ecr-catalog plan -m one"),
+        ("dagster api grpc -p 3030", "dagster api grpc -p 3030"),
+        ("dagster-daemon run", "dagster-daemon run"),
+    ],
+)
+def test_the_entry_point_takes_our_words_and_the_whole_commands_of_dagsters_launchers(
+    tmp_path: Path, given: str, started: str
+) -> None:
+    for name in ("ecr-catalog", "dagster", "dagster-daemon"):
+        Container(tmp_path).program(name, 7)
+    (entry,) = [each.rest for each in dockerfile()[1] if each.word == "ENTRYPOINT"]
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    done = run([*json.loads(entry), *given.split()], tmp_path, {"PATH": path})
+    assert done.returncode == 7
+    assert Container(tmp_path).asked == [started if given else "ecr-catalog "]
 
 
 @dataclass(frozen=True)
@@ -595,9 +621,8 @@ class CronJob:
         """Run the image's entry point with the manifest's words, as Kubernetes would."""
         one = {each.word: each.rest for each in dockerfile()[1]}
         assert "command" not in self.container
-        program = self.image.bin / json.loads(one["ENTRYPOINT"])[0]
         return run(
-            [str(program), *self.container["args"]],
+            [*json.loads(one["ENTRYPOINT"]), *self.container["args"]],
             self.folder,
             {
                 "PATH": os.pathsep.join([str(self.image.bin), os.environ["PATH"]]),
@@ -829,3 +854,98 @@ def test_the_code_server_runs_and_its_probes_see_it(
         finally:
             process.terminate()
             process.wait(60)
+
+
+# The official Helm chart
+
+
+def without_required(schema: Any) -> Any:
+    """A schema of values that are merged with the chart's own: any of them may be left out."""
+    if isinstance(schema, dict):
+        return {
+            key: without_required(value)
+            for key, value in schema.items()
+            if key != "required" or not isinstance(value, list)
+        }
+    return [without_required(each) for each in schema] if isinstance(schema, list) else schema
+
+
+@pytest.mark.parametrize("name", ["values.yaml", "values-user-code.yaml"])
+def test_the_values_are_ones_that_the_official_chart_takes(name: str, tmp_path: Path) -> None:
+    chart = ROOT / "tests" / "data" / "dagster-helm-values.schema.json"
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(without_required(json.loads(chart.read_text()))))
+
+    def check(values: Path) -> Done:
+        words = [str(BIN / "check-jsonschema"), "--schemafile", str(schema), str(values)]
+        return run(words, tmp_path, {"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
+
+    done = check(KUBERNETES / "helm" / name)
+    assert done.returncode == 0, done.stdout
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((KUBERNETES / "helm" / name).read_text() + "\npythonLogs: 3\n")
+    assert check(wrong).returncode != 0
+
+
+def test_the_user_code_has_what_the_manifests_have_and_is_as_locked() -> None:
+    values = yaml.safe_load((KUBERNETES / "helm" / "values-user-code.yaml").read_text())
+    (ours,) = values["dagster-user-deployments"]["deployments"]
+    job = manifest("cronjob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+    assert ours["podSecurityContext"] == job["securityContext"]
+    locked = dict(job["containers"][0]["securityContext"])
+    # The chart's instance writes into DAGSTER_HOME.
+    del locked["readOnlyRootFilesystem"]
+    assert ours["securityContext"] == locked
+    environment = {each["name"]: each.get("value", "") for each in ours["env"]}
+    for each in job["containers"][0]["env"]:
+        if "value" in each:
+            assert environment[each["name"]] == each["value"]
+    mounts = {each["mountPath"] for each in ours["volumeMounts"]}
+    assert environment["ECR_CATALOG_MIRRORS"] in mounts
+    assert {each["name"] for each in ours["volumes"]} == {
+        each["name"] for each in ours["volumeMounts"]
+    }
+    assert ours["dagsterApiGrpcArgs"][-1] == "ecr_catalog_pipeline.definitions"
+
+
+# ECS
+
+
+def task(name: str) -> Any:
+    return json.loads((ECS / f"task-{name}.json").read_text())
+
+
+def test_its_instance_on_ecs_is_the_projects_own_but_for_where_runs_and_history_are() -> None:
+    theirs = yaml.safe_load((ECS / "dagster.yaml").read_text())
+    ours = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    launcher = theirs.pop("run_launcher")["config"]
+    for key in ("storage", "compute_logs"):
+        theirs.pop(key)
+    # A task takes longer to start than a process.
+    ours["run_monitoring"]["start_timeout_seconds"] = 180
+    ours.pop("nux")
+    assert theirs == ours
+    run = task("run")
+    assert launcher["task_definition"] == run["family"]
+    assert [each["name"] for each in run["containerDefinitions"]] == [launcher["container_name"]]
+    assert InstanceRef.from_dir(str(ECS)).storage_data is not None
+
+
+def test_every_task_on_ecs_is_one_that_ecs_takes_and_listens_on_loopback_alone() -> None:
+    ecs = boto3.client("ecs", region_name="eu-west-2")
+    shape = ecs.meta.service_model.operation_model("RegisterTaskDefinition").input_shape
+    for name in ("run", "dagster"):
+        definition = task(name)
+        assert not ParamValidator().validate(definition, shape).has_errors()
+        for container in definition["containerDefinitions"]:
+            assert container["user"] == _user()
+            assert "portMappings" not in container
+            words = container["command"]
+            if "-h" in words:
+                assert words[words.index("-h") + 1] == "127.0.0.1"
+            given = {each["name"]: each["value"] for each in container["environment"]}
+            assert given["ECR_CATALOG_MIRRORS"] == "/mirrors"
+            secrets = {each["name"] for each in container["secrets"]}
+            assert {"DAGSTER_POSTGRES_URL", "GIT_TOKEN"} <= secrets
+            assert not {name for name in given if "TOKEN" in name and "GIT_" not in name}
