@@ -299,7 +299,7 @@ def on_ecs(folder: Path, world: World, outside: Outside) -> Iterator[Deployment]
         workers, secrets=outside.secret, files=files, folders=("/var/cache/ecr-catalog",)
     ) as tasks:
         client = tasks.client()
-        client.create_cluster(clusterName="dagster")
+        client.create_cluster(clusterName="platform")
         network = instance["run_launcher"]["config"]["run_task_kwargs"]["networkConfiguration"]
         network["awsvpcConfiguration"] |= tasks.network()
         definition = json.loads((ECS / "task-run.json").read_text())
