@@ -454,7 +454,7 @@ def _kubectl(reader: Reader, folder: Path, words: list[str]) -> None:
         referred = {
             path
             for path in (ROOT / "deploy").rglob("*.yaml")
-            if re.search(rf"(?:name: |\[){name}\b", path.read_text())
+            if re.search(rf"(?:[nN]ame: |\[){name}\b", path.read_text())
         }
         assert referred, name
         for each in literals:
