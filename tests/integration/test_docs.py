@@ -514,7 +514,7 @@ def _helm(reader: Reader, folder: Path, words: list[str]) -> None:
 def _aws(_: Reader, folder: Path, words: list[str]) -> None:
     """Hold options against the API's own model."""
     service, command, *rest = words
-    client = boto3.client(service, region_name="eu-west-2")
+    client: Any = boto3.client(service, region_name="eu-west-2")  # type: ignore[call-overload] # any
     operation = "".join(part.capitalize() for part in command.split("-"))
     members = client.meta.service_model.operation_model(operation).input_shape.members
     known = {"cli-input-json", *(xform_name(name, "-") for name in members)}
