@@ -33,6 +33,12 @@ mirror_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option
     metavar="NAME",
     help="The mirror: a file NAME.yaml of the mirrors folder. May be left out where there is one.",
 )
+all_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Every mirror of the folder, several at once; ends with the worst exit code.",
+)
 json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )
@@ -50,11 +56,17 @@ def get_mirror(name: str | None) -> Mirror:
     names = sorted({*loaded.mirrors, *loaded.errors})
     if len(names) == 1:
         return loaded.get(names[0])
+    if not names:
+        raise no_mirror()
     raise SettingsError(
-        f"there are several mirrors: {', '.join(names)}" if names else "there is no mirror",
-        remediation="Name one with -m NAME."
-        if names
-        else "Write a mirror file with `ecr-catalog init`.",
+        f"there are several mirrors: {', '.join(names)}", remediation="Name one with -m NAME."
+    )
+
+
+def no_mirror() -> SettingsError:
+    """Give the error of a folder without a mirror file."""
+    return SettingsError(
+        "there is no mirror", remediation="Write a mirror file with `ecr-catalog init`."
     )
 
 

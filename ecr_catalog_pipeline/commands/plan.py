@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import click
 
+from ecr_catalog_pipeline.commands.all_mirrors import Row, for_all
 from ecr_catalog_pipeline.commands.common import (
     CHANGES,
     HELD,
     OK,
+    all_option,
     get_mirror,
     json_option,
     mirror_option,
@@ -19,19 +22,26 @@ from ecr_catalog_pipeline.commands.common import (
 from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.commands.plan_report import plan_as_json, plan_as_text
 from ecr_catalog_pipeline.core.last_publication import left_behind
-from ecr_catalog_pipeline.mirroring import run_tick
+from ecr_catalog_pipeline.core.plan import Plan
+from ecr_catalog_pipeline.mirroring import Past, run_tick
+from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.terminal import echo, echo_json
 from ecr_catalog_pipeline.wiring import adapters_of
+
+_OUTCOMES = {OK: "unchanged", CHANGES: "changes", HELD: "held"}
 
 
 @click.command()
 @mirror_option
+@all_option
 @json_option
-def plan(name: str | None, *, as_json: bool) -> int:
+def plan(name: str | None, *, every: bool, as_json: bool) -> int:
     """Show what the next publication would change; publish nothing.
 
     Exit code: 0 nothing to publish, 2 changes to publish, 3 held, 1 error.
     """
+    if every:
+        return for_all(name, partial(plan_row, as_json=as_json), as_json=as_json)
     mirror = get_mirror(name)
     adapters, past = adapters_of(mirror, os.environ), read_past_of(mirror, os.environ)
     with with_last_good(mirror):
@@ -43,6 +53,31 @@ def plan(name: str | None, *, as_json: bool) -> int:
         echo(*plan_as_text(mirror.name, where, planned))
     if stays := left_behind(past.last, where, mirror.identity.reference):
         echo(f"Left behind: {stays}", err=True)
-    if planned.plan.unchanged:
+    return _code(planned.plan)
+
+
+def _code(plan: Plan) -> int:
+    if plan.unchanged:
         return OK
-    return HELD if planned.plan.held else CHANGES
+    return HELD if plan.held else CHANGES
+
+
+def plan_row(mirror: Mirror, past: Past, *, as_json: bool) -> Row:
+    """Plan one mirror of several."""
+    adapters = adapters_of(mirror, os.environ)
+    with with_last_good(mirror):
+        planned = run_tick(mirror, adapters, past, publishes=False).planned
+    plan, code = planned.plan, _code(planned.plan)
+    stays = left_behind(past.last, adapters.publisher.where, mirror.identity.reference)
+    return Row(
+        code,
+        _OUTCOMES[code],
+        plan.summary,
+        plan.counts,
+        plan.plan_hash if code == HELD else "",
+        value=plan_as_json(mirror.name, planned) if as_json else None,
+        notes=(
+            *(f"held: {reason}" for reason in plan.reasons_held if code == HELD),
+            *([f"Left behind: {stays}"] if stays else []),
+        ),
+    )

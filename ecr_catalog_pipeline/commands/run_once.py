@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
 from ecr_catalog_pipeline.mirroring import Tick, run_tick
 from ecr_catalog_pipeline.settings import CACHE_VARIABLE, Mirror
 from ecr_catalog_pipeline.wiring import adapters_of
@@ -52,6 +53,22 @@ def run_once(
     with TemporaryDirectory() as cache:
         # The cache lies in DAGSTER_HOME, too, unless another place is configured.
         return _without_history(mirror, {CACHE_VARIABLE: cache, **environ}, approve)
+
+
+def make_history(environ: Mapping[str, str]) -> bool:
+    """Make the storage of the history, before several processes open it at once.
+
+    Returns:
+        Whether there is a DAGSTER_HOME; what is wrong with it is said by each run.
+    """
+    home = environ.get("DAGSTER_HOME")
+    if not home:
+        return False
+    from ecr_catalog_pipeline.defs.instance import kept_instance  # noqa: PLC0415
+
+    with suppress(CatalogError), kept_instance(_home(environ) or Path(home)):
+        pass
+    return True
 
 
 def _without_history(mirror: Mirror, environ: Mapping[str, str], approve: str | None) -> Tick:

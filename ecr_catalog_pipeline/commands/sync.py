@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import click
 
+from ecr_catalog_pipeline.commands.all_mirrors import Row, for_all, row_of
+from ecr_catalog_pipeline.commands.child_process import in_child_process
 from ecr_catalog_pipeline.commands.common import (
     HELD,
     OK,
+    all_option,
     get_mirror,
     mirror_option,
     progress,
     with_last_good,
 )
 from ecr_catalog_pipeline.commands.past import read_past_of
-from ecr_catalog_pipeline.commands.run_once import run_once
+from ecr_catalog_pipeline.commands.run_once import make_history, run_once
 from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
-from ecr_catalog_pipeline.mirroring import Outcome, Tick
+from ecr_catalog_pipeline.mirroring import Outcome, Past, Tick
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.terminal import echo
 from ecr_catalog_pipeline.wiring import adapters_of
@@ -26,12 +30,13 @@ from ecr_catalog_pipeline.wiring import adapters_of
 
 @click.command()
 @mirror_option
+@all_option
 @click.option(
     "--approve",
     metavar="PLAN_HASH",
     help="Publish the held plan of this hash. Valid for this plan only, once.",
 )
-def sync(name: str | None, approve: str | None) -> int:
+def sync(name: str | None, approve: str | None, *, every: bool) -> int:
     """Run a mirror once: read both sources, plan, publish, ask Backstage.
 
     Runs the mirror's assets in the Dagster instance of DAGSTER_HOME, which keeps the history. Where
@@ -39,6 +44,10 @@ def sync(name: str | None, approve: str | None) -> int:
 
     Exit code: 0 published or unchanged, 3 held, 1 error.
     """
+    if every:
+        if approve is not None:
+            raise click.UsageError("--approve names one plan: it goes with -m NAME, not with --all")
+        return for_all(name, _in_own_process if make_history(os.environ) else sync_row)
     mirror = get_mirror(name)
     past = read_past_of(mirror, os.environ)
     with with_last_good(mirror), progress(f"running {mirror.name}"):
@@ -54,6 +63,36 @@ def sync(name: str | None, approve: str | None) -> int:
     return _report(mirror, done, where, approve)
 
 
+def sync_row(mirror: Mirror, past: Past) -> Row:
+    """Run one mirror of several."""
+    notes: list[str] = []
+    with with_last_good(mirror):
+        done = run_once(mirror, os.environ, warn=lambda words: notes.append(f"warning: {words}"))
+    plan, publication = done.planned.plan, done.publication
+    assert publication is not None
+    held = publication.outcome is Outcome.HELD
+    where = adapters_of(mirror, os.environ).publisher.where
+    if stays := left_behind(past.last, where, mirror.identity.reference):
+        notes.append(f"Left behind: {stays}")
+    if held:
+        notes += [f"held: {reason}" for reason in plan.reasons_held]
+    else:
+        notes += _shown_in_backstage(mirror, done)
+    notes += _health_problem(done)
+    return Row(
+        HELD if held else OK,
+        publication.outcome,
+        plan.summary,
+        plan.counts,
+        plan.plan_hash if held else "",
+        notes=tuple(notes),
+    )
+
+
+def _in_own_process(mirror: Mirror, past: Past) -> Row:
+    return in_child_process(row_of, sync_row, mirror, past)
+
+
 def _report(mirror: Mirror, done: Tick, where: str, approve: str | None) -> int:
     plan, publication = done.planned.plan, done.publication
     assert publication is not None
@@ -62,10 +101,8 @@ def _report(mirror: Mirror, done: Tick, where: str, approve: str | None) -> int:
     echo(f"{publication.outcome}: {plan.summary}", where)
     if approve and not _released(plan, approve):
         echo(f"{approve} approved nothing: no plan was held.", err=True)
-    _report_health(done)
-    if mirror.backstage and done.verdict:
-        shown = "visible" if done.verdict.parity else "not yet visible"
-        echo(f"{shown} in Backstage: {done.verdict.reason}")
+    echo(*_health_problem(done), err=True)
+    echo(*_shown_in_backstage(mirror, done))
     return OK
 
 
@@ -74,7 +111,7 @@ def _report_held(mirror: Mirror, done: Tick, approve: str | None) -> int:
     if approve:
         echo(f"{approve} approves another plan; this one is {plan.plan_hash}.", err=True)
     echo(*(f"held: {reason}" for reason in plan.reasons_held))
-    _report_health(done)
+    echo(*_health_problem(done), err=True)
     echo(
         f"Nothing was published. Look with: ecr-catalog plan -m {mirror.name}",
         f"Approve with: ecr-catalog sync -m {mirror.name} --approve {plan.plan_hash}",
@@ -86,7 +123,13 @@ def _released(plan: Plan, approve: str) -> bool:
     return plan.held and plan.plan_hash == approve
 
 
-def _report_health(done: Tick) -> None:
+def _shown_in_backstage(mirror: Mirror, done: Tick) -> Iterator[str]:
+    if mirror.backstage and done.verdict:
+        shown = "visible" if done.verdict.parity else "not yet visible"
+        yield f"{shown} in Backstage: {done.verdict.reason}"
+
+
+def _health_problem(done: Tick) -> Iterator[str]:
     """Say why the health report is not what it should be; nothing when it is."""
     if done.report and done.report.problem:
-        echo(f"health report: {done.report.problem}. {done.report.remediation}", err=True)
+        yield f"health report: {done.report.problem}. {done.report.remediation}"
