@@ -55,6 +55,7 @@ lock: .venv/ready ## Pin the newest dependencies in requirements.lock
 
 schemas: .venv/ready ## Generate the JSON Schemas in schemas/ from the models
 	$(BIN)/ecr-catalog schema mirror > schemas/mirror.schema.json
+	$(BIN)/ecr-catalog schema mirror --defaults > schemas/mirror-defaults.schema.json
 	$(BIN)/ecr-catalog schema governance > schemas/ecr-catalog.schema.json
 	$(BIN)/ecr-catalog schema governance --strict > schemas/ecr-catalog.strict.schema.json
 

@@ -6,6 +6,7 @@ and, beside it, one error for each file that is not.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -30,10 +31,13 @@ from ecr_catalog_pipeline.adapters.files import read_regular_file
 from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE, EntityIdentity
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.guard import RemovalLimits
+from ecr_catalog_pipeline.core.layers import holds, laid_over, unset_paths, without
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents, quoted
 from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text
 
 MIRRORS_VARIABLE: Final = "ECR_CATALOG_MIRRORS"
+DEFAULTS_FILE: Final = "_defaults.yaml"
+"""What the mirrors of a folder share; it is no mirror itself."""
 CACHE_VARIABLE: Final = "ECR_CATALOG_CACHE"
 MAX_SLO_SECONDS: Final = 604_800
 MAX_BYTES: Final = 1_000_000
@@ -613,7 +617,11 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
         SettingsError: the folder itself cannot be read.
     """
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in {".yaml", ".yml"})
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix in {".yaml", ".yml"} and path.name != DEFAULTS_FILE
+        )
     except OSError as error:
         raise SettingsError(
             f"the mirrors folder {folder} cannot be read: {error.strerror}",
@@ -631,23 +639,123 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
     return LoadedMirrors(usable, {**errors, **shared}, folder)
 
 
-def load_mirror(path: Path, text: str | None = None) -> Mirror:
-    """Load one mirror file.
+def load_mirror(
+    path: Path, text: str | None = None, *, defaults: Mapping[str, Any] | None = None
+) -> Mirror:
+    """Load one mirror file, over the settings that the mirrors of its folder share.
 
     Args:
         text: read instead of the file, as if it stood there.
+        defaults: instead of those of the folder.
 
     Raises:
         SettingsError: naming the file, the key and the fix.
     """
-    # A file's name may hold anything, even bytes that are no text.
-    shown = clean_text(f"{path.parent.name}/{path.name}")
+    return _load(path, text, defaults)[0]
+
+
+def self_contained(path: Path, text: str) -> str:
+    """Write a mirror file so that it says the same without what is shared in its folder.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    if not _is_there(path.parent / DEFAULTS_FILE):
+        return text
+    # Every scalar was read as text, and JSON keeps it one.
+    return json.dumps(_load(path, text, None)[1], ensure_ascii=False, indent=2) + "\n"
+
+
+def read_defaults(folder: Path) -> Mapping[str, Any]:
+    """Read the settings that the mirrors of a folder share; none where there is no such file.
+
+    Raises:
+        SettingsError: naming the file, the place and the fix.
+    """
+    path = folder / DEFAULTS_FILE
+    if not _is_there(path):
+        return {}
+    defaults = _read_mapping(path, None, _shown_path(path), may_be_empty=True)
+    if "name" in defaults:
+        raise SettingsError(
+            f"{_shown_path(path)}: name: is each mirror's own",
+            remediation="Take it out: a mirror's name is its file's stem.",
+        )
+    return defaults
+
+
+def _load(
+    path: Path, text: str | None, defaults: Mapping[str, Any] | None
+) -> tuple[Mirror, Mapping[str, Any]]:
+    """Give a mirror, and the settings of both files that make it."""
+    shown = _shown_path(path)
     if path.suffix != ".yaml" or not _NAME.fullmatch(path.stem):
         raise SettingsError(
             f"{shown}: {clean_text(path.stem)!r} cannot name a mirror",
             remediation="Name the file NAME.yaml: a lower-case letter, then at most 40 of a-z 0-9 "
             "_.",
         )
+    own = _read_mapping(path, text, shown)
+    shared = read_defaults(path.parent) if defaults is None else defaults
+    if own.setdefault("name", path.stem) != path.stem:
+        raise SettingsError(
+            f"{shown}: name: is {_shown(own['name'])}, the file's stem is {path.stem!r}",
+            remediation="Make them equal, or leave `name` out.",
+        )
+    try:
+        return _validated(laid_over(shared, own), set(unset_paths(shared, own)), path.parent)
+    except ValidationError as error:
+        found = error.errors()
+    problems: defaultdict[str, list[str]] = defaultdict(list)
+    for detail in found:
+        is_own = holds(own, _steps(detail)) or not holds(shared, _steps(detail))
+        file = shown if is_own else _shown_path(path.parent / DEFAULTS_FILE)
+        problems[file].append(_problem(detail))
+    raise SettingsError(
+        "; ".join(f"{file}: {'; '.join(each)}" for file, each in problems.items()),
+        remediation="Correct these keys.",
+    )
+
+
+def _validated(
+    data: dict[str, Any], unset: set[tuple[str, ...]], folder: Path
+) -> tuple[Mirror, Mapping[str, Any]]:
+    """Validate settings, and give what counted of them.
+
+    Args:
+        unset: where null takes away what is shared. It is a value where it is accepted as one, as
+            in `entity.system`; elsewhere the key counts as not being there.
+    """
+    context = {"folder": folder}
+    try:
+        return Mirror.model_validate(data, context=context), data
+    except ValidationError as error:
+        nulls = {_steps(each) for each in error.errors() if each["input"] is None} & unset
+        if not nulls:
+            raise
+    for null in nulls:
+        data = without(data, null)
+    return Mirror.model_validate(data, context=context), data
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # Reading it says what is wrong.
+    return True
+
+
+def _shown_path(path: Path) -> str:
+    # A file's name may hold anything, even bytes that are no text.
+    return clean_text(f"{path.parent.name}/{path.name}")
+
+
+def _read_mapping(
+    path: Path, text: str | None, shown: str, *, may_be_empty: bool = False
+) -> dict[str, Any]:
     try:
         content = read_regular_file(path, MAX_BYTES).decode() if text is None else text
         documents = list(parse_documents(content))
@@ -660,6 +768,8 @@ def load_mirror(path: Path, text: str | None = None) -> Mirror:
             f"{shown}: cannot be read: {_reason(error)}",
             remediation="Make it a readable UTF-8 file.",
         ) from None
+    if may_be_empty and all(each.value is None for each in documents):
+        return {}
     data = documents[0].value if len(documents) == 1 else None
     if not isinstance(data, dict):
         raise SettingsError(
@@ -667,18 +777,7 @@ def load_mirror(path: Path, text: str | None = None) -> Mirror:
             remediation="Start from mirrors/demo.yaml: governance, registry and publish are "
             "required.",
         )
-    if data.setdefault("name", path.stem) != path.stem:
-        raise SettingsError(
-            f"{shown}: name: is {_shown(data['name'])}, the file's stem is {path.stem!r}",
-            remediation="Make them equal, or leave `name` out.",
-        )
-    try:
-        return Mirror.model_validate(data, context={"folder": path.parent})
-    except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors()]
-        raise SettingsError(
-            f"{shown}: {'; '.join(problems)}", remediation="Correct these keys."
-        ) from None
+    return data
 
 
 def _shown(value: object) -> str:
@@ -691,19 +790,24 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _problem(detail: Any) -> str:
-    """Say what one validation error means, in the words of the file."""
-    steps = [clean_text(str(step)) for step in detail["loc"]]
+def _steps(detail: Any) -> tuple[str, ...]:
+    """The keys that lead to what a validation error is about."""
+    steps = [str(step) for step in detail["loc"]]
     # pydantic puts the chosen kind of target into the path; the file has no such key.
     if len(steps) > 1 and steps[0] == "publish" and steps[1] in {"git", "s3", "file"}:
         del steps[1]
-    key = ".".join(steps)
+    return (*steps, "kind") if detail["type"].startswith("union_tag") else tuple(steps)
+
+
+def _problem(detail: Any) -> str:
+    """Say what one validation error means, in the words of the file."""
+    key = ".".join(clean_text(step) for step in _steps(detail))
     if detail["type"] == "missing":
         return f"{key}: is required"
     if detail["type"] == "extra_forbidden":
         return f"{key}: is not a key of a mirror file"
     if detail["type"].startswith("union_tag"):
-        return f"{key}.kind: must be git, s3 or file"
+        return f"{key}: must be git, s3 or file"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
 

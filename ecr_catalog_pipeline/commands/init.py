@@ -27,6 +27,7 @@ from ecr_catalog_pipeline.adapters.git_command import GitUnusable, find_git, git
 from ecr_catalog_pipeline.commands.access import Access, check_access
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.settings import (
+    DEFAULTS_FILE,
     FileTarget,
     GitTarget,
     Mirror,
@@ -35,6 +36,7 @@ from ecr_catalog_pipeline.settings import (
     load_mirror,
     load_mirrors,
     mirrors_folder,
+    read_defaults,
 )
 from ecr_catalog_pipeline.terminal import echo, style
 
@@ -43,6 +45,7 @@ NOT_ALL: Final = 2
 
 GIT_SECONDS: Final = 10
 SCHEMA: Final = "../schemas/mirror.schema.json"
+SCHEMA_WITH_DEFAULTS: Final = "../schemas/mirror-defaults.schema.json"
 
 _TARGETS: Final[Mapping[str, type[BaseModel]]] = {
     "git": GitTarget,
@@ -147,9 +150,10 @@ def init(name: str | None, *, yes: bool, force: bool, check: bool, **flags: str 
     asked = sys.stdin.isatty() and not yes
     found = _surroundings()
     name = _name(name, found, folder, asked=asked, force=force)
-    answers = _answers(flags, found, folder, asked=asked)
+    shared = _shared(folder)
+    answers = _answers(flags, found, shared, folder, asked=asked)
     path = folder / f"{name}.yaml"
-    text = mirror_text(name, answers, with_schema=(folder / SCHEMA).is_file())
+    text = mirror_text(name, answers, shared, with_schema=(folder / SCHEMA).is_file())
     mirror = load_mirror(path, text)
     _refuse_shared_target(mirror, folder)
     _put(path, text, force=force)
@@ -213,20 +217,29 @@ def _name(
 
 
 def _answers(
-    flags: Mapping[str, str | None], found: Mapping[str, str], folder: Path, *, asked: bool
+    flags: Mapping[str, str | None],
+    found: Mapping[str, str],
+    shared: Mapping[str, Any],
+    folder: Path,
+    *,
+    asked: bool,
 ) -> dict[str, str | None]:
     """Give a value for each key that has one: a flag's, an answer, or a default.
 
-    None is an optional key that has a default and was answered with nothing.
+    None is an optional key that has a default and was answered with nothing. What is shared is
+    answered by a flag only.
     """
     answers: dict[str, str | None] = {}
+    known = {**found, **_known(shared, folder)}
     for question in QUESTIONS:
-        kind, given = answers.get(KIND.key) or "", flags[question.parameter]
-        if reason := _not_applicable(question, kind, answers):
+        kind, given = _kind(answers, shared), flags[question.parameter]
+        if reason := _not_applicable(question, kind, {**known, **answers}):
             if given is not None:
                 raise click.UsageError(f"{question.flag} {reason}")
             continue
-        default = _default(question, kind, {**found, **answers})
+        if given is None and question.key in _counting(shared, answers):
+            continue
+        default = _default(question, kind, {**known, **answers})
         if given is not None:
             value = _checked(question, kind, given)
         elif asked and question.prompt:
@@ -240,14 +253,41 @@ def _answers(
         elif question.prompt and not question.optional:
             described = question.field(kind or question.kinds[0]).description or ""
             raise click.UsageError(f"{question.flag} is missing: {described}")
-    return {key: _in_the_file(key, value, answers, folder) for key, value in answers.items()}
+    kind = _kind(answers, shared)
+    return {key: _in_the_file(key, value, kind, folder) for key, value in answers.items()}
 
 
-def _in_the_file(
-    key: str, value: str | None, answers: Mapping[str, str | None], folder: Path
-) -> str | None:
+def _shared(folder: Path) -> dict[str, Any]:
+    """Give what the mirrors of a folder share, by key."""
+    return {
+        f"{section}.{key}": value
+        for section, block in read_defaults(folder).items()
+        for key, value in (block.items() if isinstance(block, dict) else ())
+    }
+
+
+def _known(shared: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Give what is shared as answers: a path starts in the working folder, not in `folder`."""
+    known = {key: value for key, value in shared.items() if isinstance(value, str)}
+    for key, value in known.items():
+        if key.endswith(".repository") and is_local_path(value) and value[0] not in "/~":
+            known[key] = os.path.relpath(folder / value)
+    return known
+
+
+def _kind(answers: Mapping[str, str | None], shared: Mapping[str, Any]) -> str:
+    return answers.get(KIND.key) or str(shared.get(KIND.key) or "")
+
+
+def _counting(shared: Mapping[str, Any], answers: Mapping[str, str | None]) -> set[str]:
+    """Name what is shared and counts: a target of another kind has nothing of the shared one."""
+    other = answers.get(KIND.key) not in {None, shared.get(KIND.key, answers.get(KIND.key))}
+    return {key for key in shared if not (other and key.startswith("publish."))}
+
+
+def _in_the_file(key: str, value: str | None, kind: str, folder: Path) -> str | None:
     """Spell a relative path as the mirror file means it: relative to its own folder."""
-    is_path = key == "publish.path" and answers[KIND.key] == "file"
+    is_path = key == "publish.path" and kind == "file"
     if value is None or not (is_path or (key.endswith(".repository") and is_local_path(value))):
         return value
     if Path(value).is_absolute() or value.startswith("~"):
@@ -392,12 +432,25 @@ def _slug(repository: str) -> str | None:
 # The file
 
 
-def mirror_text(name: str, answers: Mapping[str, str | None], *, with_schema: bool) -> str:
-    """Write a mirror file: what was answered, and every other key as a comment."""
+def mirror_text(
+    name: str,
+    answers: Mapping[str, str | None],
+    shared: Mapping[str, Any] = {},
+    *,
+    with_schema: bool,
+) -> str:
+    """Write a mirror file: what was answered, and every other key as a comment.
+
+    Args:
+        shared: what the mirrors of the folder share, by key; it is left out.
+    """
     lines = [f"# The mirror {name}; `ecr-catalog schema mirror` describes every key."]
+    if shared:
+        lines.append(f"# What is not set here may be in {DEFAULTS_FILE}.")
     if with_schema:
-        lines.insert(0, f"# yaml-language-server: $schema={SCHEMA}")
-    kind = answers[KIND.key] or ""
+        schema = SCHEMA_WITH_DEFAULTS if shared else SCHEMA
+        lines.insert(0, f"# yaml-language-server: $schema={schema}")
+    kind, elsewhere = _kind(answers, shared), _counting(shared, answers)
     own = {"entity.name": f"{name}-ecr-registry"}
     for section, field in Mirror.model_fields.items():
         if section == "name":
@@ -408,6 +461,8 @@ def mirror_text(name: str, answers: Mapping[str, str | None], *, with_schema: bo
             if key.startswith(f"{section}.")
         }
         model = _model(section, kind)
+        if not chosen and elsewhere.issuperset(f"{section}.{key}" for key in model.model_fields):
+            continue
         lines += ["", *_comment(field.description or "", "")]
         # An optional block without an answer is shown, and means nothing yet.
         off = "" if chosen else "# "
@@ -416,6 +471,8 @@ def mirror_text(name: str, answers: Mapping[str, str | None], *, with_schema: bo
             if key in chosen:
                 lines += _comment(each.description or "", "  ")
                 lines.append(f"  {key}: {scalar(chosen[key])}")
+            elif f"{section}.{key}" in elsewhere:
+                continue
             elif (example := own.get(f"{section}.{key}", _example(each))) is not None:
                 lines += _comment(each.description or "", "  ") if chosen else []
                 lines.append(f"  # {key}: {example}" if chosen else f"#   {key}: {example}")

@@ -29,6 +29,7 @@ from ecr_catalog_pipeline.settings import Mirror
 
 Schema = dict[str, Any]
 
+_NULL: Final = {"type": "null"}
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 # What YAML may make of a text, as a text.
@@ -46,15 +47,19 @@ _TRUTH_TEXT: Final = (
 )
 
 
-def mirror_schema() -> Schema:
-    """Give the schema of a mirror file."""
+def mirror_schema(*, defaults: bool = False) -> Schema:
+    """Give the schema of a mirror file.
+
+    Args:
+        defaults: of a file that says a part, the other file the rest: nothing is required.
+    """
     schema = Mirror.model_json_schema()
     models = {
         name: {**_as_yaml_reads(model), "title": _words(name)}
         for name, model in schema["$defs"].items()
     }
     root = _as_yaml_reads(schema)
-    return {
+    whole = {
         "$schema": DIALECT,
         "title": "A mirror of ecr_catalog_pipeline",
         "description": "mirrors/NAME.yaml: one governance file, one ECR registry, one entity.",
@@ -62,6 +67,18 @@ def mirror_schema() -> Schema:
         # The file's name says it.
         "required": [key for key in schema["required"] if key != "name"],
         "$defs": models,
+    }
+    if not defaults:
+        return whole
+    for node in whole["properties"].values():
+        if "$ref" in node:
+            described = models[node["$ref"].rpartition("/")[2]]["description"]
+            node.setdefault("description", described)
+    return {
+        **_in_part(whole),
+        "title": "Settings that mirrors of ecr_catalog_pipeline share",
+        "description": "mirrors/_defaults.yaml, and a mirror file beside it: what one of them "
+        "leaves out the other says.",
     }
 
 
@@ -100,8 +117,36 @@ def governance_schema(*, strict: bool = False) -> Schema:
     }
 
 
+def _in_part(node: Any) -> Any:
+    """Require nothing, and let null take away what is shared."""
+    if isinstance(node, list):
+        return [_in_part(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    part = {key: _in_part(each) for key, each in node.items() if key != "required"}
+    if "oneOf" in part:  # Without its kind a target may be one of several.
+        part["anyOf"] = part.pop("oneOf")
+    if "additionalProperties" in part:
+        part["properties"] = {key: _or_null(each) for key, each in part["properties"].items()}
+    return part
+
+
+def _or_null(node: Schema) -> Schema:
+    if "anyOf" in node:
+        kinds = node["anyOf"]
+        return {**node, "anyOf": [*kinds, *([] if _NULL in kinds else [_NULL])]}
+    if "$ref" in node:
+        rest = {key: value for key, value in node.items() if key != "$ref"}
+        return {**rest, "anyOf": [{"$ref": node["$ref"]}, _NULL]}
+    if "type" not in node or "const" in node:
+        return node
+    types = [node["type"]] if isinstance(node["type"], str) else node["type"]
+    return {**node, "type": list(dict.fromkeys([*types, "null"]))}
+
+
 FILES: Final[Mapping[str, Callable[[], Schema]]] = {
     "mirror.schema.json": mirror_schema,
+    "mirror-defaults.schema.json": partial(mirror_schema, defaults=True),
     "ecr-catalog.schema.json": governance_schema,
     "ecr-catalog.strict.schema.json": partial(governance_schema, strict=True),
 }
@@ -116,7 +161,8 @@ def as_text(schema: Schema) -> str:
 @click.command("schema")
 @click.argument("file", type=click.Choice(["mirror", "governance"]))
 @click.option("--strict", is_flag=True, help="Governance: what is a finding is an error.")
-def schema_command(file: str, *, strict: bool) -> int:
+@click.option("--defaults", is_flag=True, help="Mirror: of _defaults.yaml, and beside one.")
+def schema_command(file: str, *, strict: bool, defaults: bool) -> int:
     """Print the JSON Schema of a mirror file or of a governance file.
 
     An editor with a YAML language server completes and checks a file whose first line names it:
@@ -125,7 +171,11 @@ def schema_command(file: str, *, strict: bool) -> int:
     """
     if file == "mirror" and strict:
         raise click.UsageError("--strict goes with governance: a mirror file has no findings")
-    schema = mirror_schema() if file == "mirror" else governance_schema(strict=strict)
+    if file == "governance" and defaults:
+        raise click.UsageError("--defaults goes with mirror: governance files share nothing")
+    schema = (
+        mirror_schema(defaults=defaults) if file == "mirror" else governance_schema(strict=strict)
+    )
     click.echo(as_text(schema), nl=False)
     return 0
 

@@ -22,7 +22,7 @@ from ecr_catalog_pipeline.defs.alerting import send_due
 from ecr_catalog_pipeline.defs.conditions import ui_link
 from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
 from ecr_catalog_pipeline.mirroring import now_utc
-from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirror
+from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirror, self_contained
 
 GROUP: Final = "refused_mirrors"
 SETTINGS_VALID: Final = "settings_valid"
@@ -120,7 +120,7 @@ def last_good_settings(loaded: LoadedMirrors, name: str, cache: Path) -> Mirror 
         return None
     try:
         text = _copy_of(cache, name).read_text(encoding="utf-8")
-        return load_mirror(loaded.folder / f"{name}.yaml", text)
+        return load_mirror(loaded.folder / f"{name}.yaml", text, defaults={})
     except (OSError, UnicodeDecodeError, SettingsError):
         return None
 
@@ -135,7 +135,7 @@ def _keep_settings(context: dg.SensorEvaluationContext, loaded: LoadedMirrors, c
             text = path.read_text(encoding="utf-8")
             if load_mirror(path, text) != mirror:
                 continue
-            copy = _copy_of(cache, name)
+            text, copy = self_contained(path, text), _copy_of(cache, name)
             if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(copy, text.encode())

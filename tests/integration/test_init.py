@@ -263,6 +263,74 @@ def test_paths_are_relative_to_the_working_folder(user: User) -> None:
     assert mirror.publish.path == str(inside / "out" / "ecr.yaml")
 
 
+SHARED: Final = """\
+governance:
+  repository: ../../platform.git
+  path: docs/20-contracts/resource-catalogs/ecr-catalog.yaml
+publish: {kind: git, repository: ../../platform.git, branch: governance-registry}
+entity: {owner: team-a}
+"""
+
+
+@pytest.fixture
+def sharing(user: User) -> User:
+    """A user whose mirrors share what they have in common."""
+    user.mirror().parent.mkdir()
+    user.mirror("_defaults").write_text(SHARED)
+    return user
+
+
+def test_what_is_shared_is_neither_asked_for_nor_written(sharing: User) -> None:
+    endpoint = ("--endpoint-url", sharing.fake.endpoint_url)
+    # Branch, region, account, system, path, Backstage.
+    answers = ["", "", "", "", "", ""]
+    code, shown = sharing.answer(
+        "init", "goldenpath", *endpoint, answers=answers, folder="mirroring"
+    )
+
+    assert code == 0, shown
+    for word in ("git repository", "file in it", "owner in Backstage", "Publish to", "tokens"):
+        assert word not in shown
+    settings = yaml.safe_load(sharing.mirror().read_text())
+    assert settings == {
+        "governance": {"branch": "main"},
+        "registry": {"region": "eu-west-2", "endpoint_url": sharing.fake.endpoint_url},
+        "entity": {"system": "container-registry"},
+        "publish": {"path": "catalog/resources/ecr-registry.yaml"},
+    }
+    text = sharing.mirror().read_text()
+    assert "# repository:" not in text
+    assert "# owner:" not in text
+    assert "_defaults.yaml" in text
+    mirror = load_mirror(sharing.mirror())
+    assert mirror.entity.owner == "team-a"
+    assert mirror.governance.repository == str(sharing.home / "platform.git")
+
+
+def test_a_flag_counts_before_what_is_shared(sharing: User) -> None:
+    done = sharing.run(
+        *("init", "goldenpath", "--yes", "--endpoint-url", sharing.fake.endpoint_url),
+        *("--publish", "file", "--publish-path", "out.yaml", "--entity-owner", "team-b"),
+    )
+
+    assert done.returncode == 0, done.stderr + done.stdout
+    mirror = load_mirror(sharing.mirror())
+    assert mirror.entity.owner == "team-b"
+    assert mirror.publish == FileTarget(
+        kind="file", path=str(sharing.home / "mirroring" / "out.yaml")
+    )
+
+
+def test_what_is_shared_and_broken_is_said_before_anything_is_asked(sharing: User) -> None:
+    sharing.mirror("_defaults").write_text("guard: [\n")
+
+    done = sharing.run("init", "goldenpath", *sharing.flags, "--yes")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: mirrors/_defaults.yaml:2:1: ")
+    assert not sharing.mirror().exists()
+
+
 def test_every_key_that_stands_there_as_a_comment_may_be_taken_in(tmp_path: Path) -> None:
     kinds = {
         "git": {"publish.repository": "../catalog"},

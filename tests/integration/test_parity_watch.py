@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 import dagster as dg
 import pytest
 import sqlalchemy as sql
+import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.events import DagsterEvent, DagsterEventType
@@ -888,6 +889,44 @@ def test_while_its_file_is_broken_a_mirror_is_watched_with_its_last_good_setting
     drill.world.mirror_file.write_text(good)
     assert f"{MIRROR}_changes" in sensors(drill)
     assert drill.heard() == []
+
+
+def test_while_what_mirrors_share_is_broken_a_mirror_is_watched_with_what_it_shared(
+    drill: Drill,
+) -> None:
+    settings = yaml.safe_load(drill.world.mirror_file.read_text())
+    defaults = drill.world.mirrors / "_defaults.yaml"
+    shared = yaml.safe_dump({"backstage": settings.pop("backstage")})
+    defaults.write_text(shared)
+    drill.world.mirror_file.write_text(yaml.safe_dump(settings))
+    drill.look_at_files()
+    assert f"{MIRROR}_changes" in sensors(drill)
+
+    defaults.write_text("]")
+    drill.look_at_files()
+    assert drill.receiver.titles == [begins(Signal.SETTINGS_REFUSED)]
+    assert sensors(drill) == {f"{MIRROR}_parity_watch", "mirror_files_watch"}
+    drill.backstage.close()
+    assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+    drill.backstage.open()
+    assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
+
+    defaults.write_text(shared)
+    drill.look_at_files()
+    assert drill.receiver.titles[-1] == ends(Signal.SETTINGS_REFUSED)
+
+
+def test_what_mirrors_share_that_changed_since_it_was_loaded_is_not_kept(drill: Drill) -> None:
+    defaults = drill.world.mirrors / "_defaults.yaml"
+    defaults.write_text("parity: {slo_seconds: 200}\n")
+    drill.look_at_files()
+    loaded = drill.definitions
+    defaults.write_text("parity: {slo_seconds: 300}\n")
+
+    drill.tick(loaded, "mirror_files_watch", drill.files_cursor)
+
+    (copy,) = (drill.world.cache / "last-good-mirrors").iterdir()
+    assert json.loads(copy.read_text())["parity"] == {"slo_seconds": "200"}
 
 
 def test_stale_parity_follows_from_a_refused_file_and_is_not_over_while_that_lasts(

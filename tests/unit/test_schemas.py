@@ -32,6 +32,7 @@ from ecr_catalog_pipeline.core.governance import (
     Status,
     parse_governance,
 )
+from ecr_catalog_pipeline.core.layers import holds
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, parse_documents
 from ecr_catalog_pipeline.settings import load_mirror
 from tests.unit.test_settings import EVERY_KEY, FILE, S3, SMALLEST
@@ -43,6 +44,7 @@ GOLDEN: Final = ROOT / "tests" / "data" / "golden" / "ecr-catalog.yaml"
 HERE: Final = Path("/srv/platform/mirrors/goldenpath.yaml")
 
 MIRROR: Final = Draft202012Validator(mirror_schema())
+PART: Final = Draft202012Validator(mirror_schema(defaults=True))
 LENIENT: Final = Draft202012Validator(governance_schema())
 STRICT: Final = Draft202012Validator(governance_schema(strict=True))
 
@@ -106,6 +108,7 @@ def test_every_key_is_described_and_every_pattern_is_one_of_an_editor(file: str)
     ("words", "file"),
     [
         (["mirror"], "mirror.schema.json"),
+        (["mirror", "--defaults"], "mirror-defaults.schema.json"),
         (["governance"], "ecr-catalog.schema.json"),
         (["governance", "--strict"], "ecr-catalog.strict.schema.json"),
     ],
@@ -222,6 +225,8 @@ def written(value: Any, *, quoted: bool) -> str:
             f"{json.dumps(key)}: {written(each, quoted=quoted)}" for key, each in value.items()
         )
         return "{" + ", ".join(inner) + "}"
+    if value is None:
+        return "null"
     if isinstance(value, list):
         return "[" + ", ".join(written(each, quoted=quoted) for each in value) + "]"
     return (
@@ -253,6 +258,31 @@ def test_what_the_mirror_accepts_its_schema_accepts(mirror: Any, *, quoted: bool
     text = written(mirror, quoted=quoted)
     if accepted(text):
         MIRROR.validate(as_an_editor_reads(text))
+
+
+@settings(max_examples=300)
+@given(mirror=mirrors(), quoted=st.booleans(), data=st.data())
+def test_what_two_files_say_together_the_schema_of_a_part_accepts_of_each(
+    mirror: Any, *, quoted: bool, data: st.DataObject
+) -> None:
+    if not accepted(written(mirror, quoted=quoted)):
+        return
+    own: dict[str, Any] = json.loads(json.dumps(mirror))
+    shared: dict[str, Any] = {}
+    for path in data.draw(st.lists(st.sampled_from(sorted(paths(mirror))), max_size=4)):
+        if len(path) == 2 and holds(own, path) and isinstance(own[path[0]], dict):
+            shared.setdefault(path[0], {})[path[1]] = own[path[0]].pop(path[1])
+    nulls = {key: None for key in shared if data.draw(st.booleans())}
+    for part in (own, shared, {**own, **nulls}):
+        PART.validate(as_an_editor_reads(written(part, quoted=quoted)))
+
+
+def test_the_schema_of_a_part_still_knows_every_key_and_value() -> None:
+    assert not PART.is_valid({"gaurd": {}})
+    assert not PART.is_valid({"guard": {"max": 1}})
+    assert not PART.is_valid({"publish": {"kind": "ftp"}})
+    assert PART.is_valid({"publish": {"path": "a.yaml"}})
+    assert not MIRROR.is_valid({"publish": {"path": "a.yaml"}})
 
 
 @settings(max_examples=800)

@@ -22,6 +22,7 @@ from ecr_catalog_pipeline.settings import (
     load_mirror,
     load_mirrors,
     mirrors_folder,
+    self_contained,
 )
 
 GIT: Final = {"kind": "git", "repository": "https://git.example.com/catalog.git"}
@@ -994,3 +995,160 @@ def test_looking_for_folders_makes_none(tmp_path: Path) -> None:
     cache_folder({"ECR_CATALOG_CACHE": str(tmp_path / "cache")})
     mirrors_folder({"ECR_CATALOG_MIRRORS": str(tmp_path / "mirrors")})
     assert list(tmp_path.iterdir()) == []
+
+
+# What mirrors share
+
+
+SHARED: Final = {
+    "governance": {"repository": "../platform.git", "path": "catalogs/ecr-catalog.yaml"},
+    "registry": {"account_id": "123456789012"},
+    "publish": {"kind": "git", "repository": "../catalog.git", "branch": "shared"},
+    "backstage": {"url": "https://backstage.example.com"},
+    "guard": {"max_removals": "3"},
+    "entity": {"system": "registries"},
+}
+OWN: Final = {"registry": {"region": "eu-west-2"}}
+
+
+def shared_by(
+    folder: Path, shared: Mapping[str, Any] | str, **mirrors: Mapping[str, Any] | str
+) -> LoadedMirrors:
+    write(folder, "_defaults.yaml", shared)
+    for name, mirror in mirrors.items():
+        write(folder, f"{name}.yaml", mirror)
+    return load_mirrors(folder)
+
+
+def test_what_mirrors_share_is_written_once_and_is_no_mirror(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, SHARED, one=OWN, two={**OWN, "publish": {"path": "two.yaml"}})
+
+    assert set(loaded.mirrors) == {"one", "two"}
+    assert not loaded.errors
+    one = loaded.get("one")
+    assert one.name == "one"
+    assert one.registry.region == "eu-west-2"
+    assert one.registry.account_id == "123456789012"
+    assert one.governance.repository == str(mirrors.parent / "platform.git")
+    assert one.removal_limits == RemovalLimits(3, 20)
+    assert isinstance(one.publish, GitTarget)
+    assert one.publish.branch == "shared"
+    assert one.identity.name == "one-ecr-registry"
+    assert isinstance(loaded.get("two").publish, GitTarget)
+
+
+def test_a_mirror_beside_what_is_shared_says_it_as_if_it_were_its_own(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, SHARED, one=OWN)
+    whole = {**SHARED, "registry": {**SHARED["registry"], **OWN["registry"]}}
+    alone = load_mirror(mirrors / "one.yaml", yaml.safe_dump(whole), defaults={})
+
+    assert loaded.get("one") == alone
+    standing_alone = self_contained(mirrors / "one.yaml", yaml.safe_dump(OWN))
+    assert load_mirror(mirrors / "one.yaml", standing_alone, defaults={}) == alone
+
+
+def test_a_target_of_another_kind_has_nothing_of_the_shared_one(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, SHARED, one={**OWN, "publish": FILE})
+
+    assert loaded.get("one").publish == FileTarget(
+        kind="file", path=str(mirrors / "out/ecr-registry.yaml")
+    )
+
+
+def test_null_takes_away_what_is_shared(mirrors: Path) -> None:
+    nulls = {
+        "backstage": None,
+        "guard": None,
+        "registry": {"region": "eu-west-2", "account_id": None},
+        "governance": {"path": None},
+        "entity": {"system": None},
+    }
+    one = shared_by(mirrors, SHARED, one=nulls).get("one")
+
+    assert one.backstage is None
+    assert one.removal_limits == RemovalLimits(10, 20)
+    assert one.registry.account_id is None
+    assert one.governance.path == "ecr-catalog.yaml"
+    assert one.identity.system is None
+    standing_alone = self_contained(mirrors / "one.yaml", yaml.safe_dump(nulls))
+    assert load_mirror(mirrors / "one.yaml", standing_alone, defaults={}) == one
+
+
+def test_null_that_takes_away_what_is_required_says_so(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, SHARED, one={**OWN, "governance": {"repository": None}})
+
+    assert loaded.errors["one"].problem == "mirrors/one.yaml: governance.repository: is required"
+
+
+def test_null_without_anything_shared_is_refused_as_before(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, {}, one={**SMALLEST, "guard": None})
+
+    assert loaded.errors["one"].problem.startswith("mirrors/one.yaml: guard: ")
+
+
+@pytest.mark.parametrize(
+    ("shared", "problem"),
+    [
+        ("guard: {max_removals: lots}\n", "guard.max_removals: "),
+        ("gaurd: {max_removals: 3}\n", "gaurd: is no key of a mirror file"),
+        ("publish: {kind: ftp}\n", "publish.kind: must be git, s3 or file"),
+        ("guard: [\n", "2:1: "),
+        ("name: one\n", "name: is each mirror's own"),
+        ("- a\n", "is not one YAML mapping"),
+    ],
+)
+def test_a_shared_error_names_its_file_and_is_the_error_of_each_mirror_that_has_it(
+    mirrors: Path, shared: str, problem: str
+) -> None:
+    own = {key: value for key, value in SMALLEST.items() if key != "publish"}
+    loaded = shared_by(
+        mirrors,
+        shared,
+        one={**own, "publish": {"repository": "../a"} if "ftp" in shared else GIT},
+        two={**own, "publish": {"path": "b"} if "ftp" in shared else FILE},
+    )
+
+    assert set(loaded.errors) == {"one", "two"}
+    for error in loaded.errors.values():
+        assert re.match(rf"mirrors/_defaults\.yaml:(?: |)(?:{problem})", error.problem), error
+
+
+def test_ones_own_key_repairs_a_shared_one(mirrors: Path) -> None:
+    loaded = shared_by(
+        mirrors,
+        {"guard": {"max_removals": "lots"}},
+        one={**SMALLEST, "guard": {"max_removals": 4}},
+        two={**SMALLEST, "publish": FILE},
+    )
+
+    assert set(loaded.mirrors) == {"one"}
+    assert set(loaded.errors) == {"two"}
+
+
+def test_an_error_of_each_file_is_told_of_each(mirrors: Path) -> None:
+    loaded = shared_by(
+        mirrors,
+        {"guard": {"max_removals": "lots"}},
+        one={**SMALLEST, "registry": {"region": 5}, "guard": {"max_removal_percent": 200}},
+    )
+
+    problem = loaded.errors["one"].problem
+    own, _, other = problem.partition("; mirrors/_defaults.yaml: ")
+    assert own.startswith("mirrors/one.yaml: ")
+    assert "registry.region: " in own
+    assert "guard.max_removal_percent: " in own
+    assert other.startswith("guard.max_removals: ")
+
+
+def test_a_shared_target_is_refused_where_it_is_the_target_of_two(mirrors: Path) -> None:
+    loaded = shared_by(mirrors, {**SHARED, "entity": {"name": "same"}}, one=OWN, two=OWN)
+
+    assert set(loaded.errors) == {"one", "two"}
+    assert "is also the target of" in loaded.errors["one"].problem
+
+
+@pytest.mark.parametrize("shared", ["", "# nothing yet\n", "---\n"])
+def test_a_file_that_shares_nothing_changes_nothing(mirrors: Path, shared: str) -> None:
+    loaded = shared_by(mirrors, shared, one=SMALLEST)
+
+    assert loaded.get("one").name == "one"
