@@ -53,6 +53,7 @@ from ecr_catalog_pipeline.commands.schema import governance_schema
 from ecr_catalog_pipeline.core.alerts import Alert, Condition, Signal
 from ecr_catalog_pipeline.core.governance import ROOT_KEYS, SECTIONS, parse_governance
 from ecr_catalog_pipeline.core.health import markers
+from ecr_catalog_pipeline.core.layers import laid_over
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.mirror_files import GROUP, SETTINGS_VALID
 from ecr_catalog_pipeline.demo.world import FIRST_REPOSITORIES
@@ -708,10 +709,11 @@ def whole_mirror() -> dg.Definitions:
 def _as_mirror(block: Block, _: Path) -> None:
     least = yaml.safe_load(of("yaml", "docs/configuring.md")[0].text)
     value = yaml.safe_load(block.text)
-    for settings in (least | value, *([value] if "registry" in value else [])):
+    whole = laid_over(least, value)
+    for settings in (whole, *([value] if {"governance", "registry"} <= value.keys() else [])):
         load_mirror(Path("mirrors/goldenpath.yaml"), yaml.safe_dump(settings))
     schema = json.loads((ROOT / "schemas" / "mirror.schema.json").read_text())
-    validators.validator_for(schema)(schema).validate(least | value)
+    validators.validator_for(schema)(schema).validate(whole)
 
 
 def _as_governance(block: Block, _: Path) -> None:
