@@ -6,7 +6,8 @@ only there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ from pydantic import TypeAdapter
 from upath import UPath
 
 STORAGE_VARIABLE: Final = "ECR_CATALOG_STORAGE"
+
+_adapter: Final[Callable[[Any], TypeAdapter[Any]]] = cache(TypeAdapter)
+"""What writes and reads a type, made once: that takes longer than to write and read."""
 
 
 class JsonIOManager(dg.UPathIOManager):
@@ -35,12 +39,12 @@ class JsonIOManager(dg.UPathIOManager):
 
 def as_json(value: Any) -> bytes:
     """Write a value as JSON."""
-    return TypeAdapter(type(value)).dump_json(value)
+    return _adapter(type(value)).dump_json(value)
 
 
 def from_json(context: dg.InputContext, content: bytes) -> Any:
     """Read JSON as the type that the input asks for."""
-    return TypeAdapter(context.dagster_type.typing_type).validate_json(content)
+    return _adapter(context.dagster_type.typing_type).validate_json(content)
 
 
 def json_io_manager(environ: Mapping[str, str]) -> dg.IOManagerDefinition:

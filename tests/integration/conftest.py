@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from botocore.loaders import create_loader
+from sqlalchemy import Engine, event
 
 NOON: Final = datetime(2026, 1, 9, 12, 0, tzinfo=UTC)
 
@@ -146,10 +148,11 @@ class Repository:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def files_of_libraries() -> Iterator[None]:
-    """Let libraries read their own files once, and not again for each client and instance.
+def quick_libraries() -> Iterator[None]:
+    """Let libraries read their own files once, and SQLite not wait for the disk.
 
-    These are botocore's models of AWS, and the revisions of the schema of Dagster's storage.
+    The files are botocore's models of AWS, and the revisions of the schema of Dagster's storage.
+    What SQLite does not flush is lost with the machine only, not with a process.
     """
     from_config = ScriptDirectory.from_config
     scripts: dict[str | None, ScriptDirectory] = {}
@@ -160,10 +163,16 @@ def files_of_libraries() -> Iterator[None]:
             scripts[where] = from_config(config)
         return scripts[where]
 
+    def unflushed(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
     with pytest.MonkeyPatch.context() as changed:
         changed.setattr("botocore.session.create_loader", cache_calls(create_loader))
         changed.setattr(ScriptDirectory, "from_config", kept)
+        event.listen(Engine, "connect", unflushed)
         yield
+        event.remove(Engine, "connect", unflushed)
 
 
 @pytest.fixture(autouse=True)
