@@ -10,7 +10,8 @@ BACKSTAGE_PORT ?=
 BIN := .venv/bin
 # `make test ARGS="-k guard"` runs a part, of all tests.
 ARGS ?=
-WORKERS ?= 2
+# One more than the cores of a small machine: many tests wait.
+WORKERS ?= 3
 
 .PHONY: help setup run test test-all lint fmt lock schemas clean
 
@@ -30,14 +31,14 @@ test: .venv/ready backstage/node_modules/.package-lock.json lint
 	$(BIN)/pytest $(ARGS)
 else
 test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check types, run the tests that take seconds
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not full" tests/unit tests/integration
-	$(BIN)/pytest -m essential tests/e2e
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full" tests/e2e tests/integration tests/unit
 	@echo "Left out: fault drills, the soak, whole demos and other slow tests. Run them with: make test-all"
 endif
 
+# In this order: what takes longest begins first, and single tests fill the rest.
 test-all: .venv/ready backstage/node_modules/.package-lock.json ## Run what make test leaves out
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m full tests/unit tests/integration
-	$(BIN)/pytest -m full tests/drills tests/e2e
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m full \
+	  tests/e2e tests/drills tests/integration tests/unit
 
 lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff check .

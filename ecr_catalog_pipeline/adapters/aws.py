@@ -103,19 +103,21 @@ def status_of(error: ClientError) -> int:
 
 @contextmanager
 def time_limit(client: Any, seconds: float = GIVE_UP_AFTER) -> Iterator[None]:
-    """Let a client start no further attempt that could not end within `seconds`."""
+    """Let this thread start no further attempt that could not end within `seconds`."""
+    thread = threading.get_ident()
     last_start = time.monotonic() + seconds - CONNECT_SECONDS - READ_SECONDS
 
     def check(**_: Any) -> None:
-        if time.monotonic() > last_start:
+        if threading.get_ident() == thread and time.monotonic() > last_start:
             raise OutOfTimeError(f"given up after {seconds:.0f} s")
 
     service = client.meta.service_model.service_id.hyphenize()
-    client.meta.events.register(f"before-send.{service}", check, unique_id="time-limit")
+    limit = f"time-limit-{thread}"
+    client.meta.events.register(f"before-send.{service}", check, unique_id=limit)
     try:
         yield
     finally:
-        client.meta.events.unregister(f"before-send.{service}", unique_id="time-limit")
+        client.meta.events.unregister(f"before-send.{service}", unique_id=limit)
 
 
 def call_within(
@@ -124,7 +126,7 @@ def call_within(
     """Call AWS through a client, and give up after `seconds` whatever happens.
 
     A read timeout ends a silence; an answer that trickles in without an end is left behind, with a
-    thread of its own.
+    thread of its own, which keeps the limit: what was given up is not tried again.
 
     Raises:
         OutOfTimeError: the time is up.
@@ -134,15 +136,15 @@ def call_within(
 
     def run() -> None:
         try:
-            answer.set_result(call())
+            with time_limit(client, seconds):
+                answer.set_result(call())
         except BaseException as error:  # noqa: BLE001 - it is raised below, to the caller
             answer.set_exception(error)
 
-    with time_limit(client, seconds):
-        threading.Thread(target=run, name="AWS call", daemon=True).start()
-        try:
-            return answer.result(seconds)
-        except TimeoutError:
-            if answer.done():
-                raise
-            raise OutOfTimeError(f"given up after {seconds:.0f} s") from None
+    threading.Thread(target=run, name="AWS call", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise OutOfTimeError(f"given up after {seconds:.0f} s") from None

@@ -19,7 +19,10 @@ _NEXT = "A sensor sees it within seconds."
 
 @click.group()
 def demo() -> None:
-    """Run the embedded demo, and change something in it."""
+    """Run the embedded demo, and change something in it.
+
+    Exit code of each command: 0 done, or ended with Ctrl-C, 1 error.
+    """
 
 
 @demo.command()

@@ -1077,6 +1077,20 @@ def test_the_readme_lists_every_command_and_every_place() -> None:
     assert visible <= tops
 
 
+def test_every_command_states_in_its_help_the_exit_codes_of_the_readme() -> None:
+    listed = {
+        codes(command)[0].split()[1]: set(re.findall(r"\b\d\b", meaning))
+        for command, _, meaning in rows("README.md", "Commands", 3)
+        if codes(command)[0].startswith("ecr-catalog ")
+    }
+    stated = {
+        name: set(re.findall(r"\b\d\b", (command.help or "").partition("Exit code")[2]))
+        for name, command in cli.commands.items()
+    }
+
+    assert stated == listed
+
+
 # Words in the text
 
 

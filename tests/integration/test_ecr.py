@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -434,6 +435,26 @@ def test_the_time_limit_goes_for_the_role_too(
     fake.fail(ROLE, Fault.HANG)
     failed(registry(fake, role_arn=f"arn:aws:iam::{OTHER}:role/reader"))
     assert fake.count(ROLE) == 1
+
+
+def test_a_call_that_was_given_up_is_not_tried_again_later(
+    fake: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws, "READ_SECONDS", 1)
+    client = registry(fake)._ecr
+    monkeypatch.setattr(aws, "CONNECT_SECONDS", 0)
+    monkeypatch.setattr(aws, "READ_SECONDS", 0)
+    fake.fail(LISTING, Fault.HANG)
+    before = set(threading.enumerate())
+    with pytest.raises(aws.OutOfTimeError):
+        aws.call_within(client, client.describe_repositories, seconds=0.5)
+
+    for thread in set(threading.enumerate()) - before:
+        if thread.name == "AWS call":
+            thread.join(60)
+            assert not thread.is_alive()
+
+    assert fake.count(LISTING) == 1
 
 
 # The account
