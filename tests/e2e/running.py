@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
 NOT_INHERITED = ("AWS_", "DAGSTER_", "ECR_CATALOG_", "GIT_", "BACKSTAGE_")
 
+# On Linux, Ctrl-C for a demo whose test process was killed, as an interrupted xdist kills workers.
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+
 
 @dataclass(frozen=True)
 class RunningDemo:
@@ -91,7 +94,7 @@ def running_demo(
     output = folder / "run.log"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [ROOT / ".venv/bin/ecr-catalog", "demo", "run", "--port", str(ui_port)],
+            [*ENDS_WITH_US, ROOT / ".venv/bin/ecr-catalog", "demo", "run", "--port", str(ui_port)],
             cwd=folder,
             env=kept | {"BACKSTAGE_TOKEN": TOKEN} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
