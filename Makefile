@@ -35,10 +35,10 @@ test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check 
 	@echo "Left out: fault drills, the soak, whole demos and other slow tests. Run them with: make test-all"
 endif
 
-# In this order: what takes longest begins first, and single tests fill the rest.
+# In this order: the files that take longest begin first.
 test-all: .venv/ready backstage/node_modules/.package-lock.json ## Run what make test leaves out
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m full \
-	  tests/e2e tests/drills tests/integration tests/unit
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m full \
+	  tests/drills tests/e2e tests/integration tests/unit
 
 lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff check .

@@ -44,8 +44,6 @@ SMALL_PAGE: Final = 120
 AT_ONCE: Final = 12
 """Drills, most of which wait."""
 
-pytestmark = pytest.mark.xdist_group("aws drills")
-
 # The calls
 
 

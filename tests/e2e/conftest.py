@@ -10,14 +10,6 @@ import pytest
 from tests.e2e.running import RunningDemo, running_demo
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run all that use the one demo, before xdist looks."""
-    for item in items:
-        if isinstance(item, pytest.Function) and "running" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("running"))
-
-
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
     if shutil.which("node") is None:

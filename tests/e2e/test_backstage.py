@@ -48,9 +48,6 @@ OURS: Final = f"resource:default/{IDENTITY.name}"
 SOON: Final = 15
 
 
-pytestmark = pytest.mark.xdist_group("backstage")
-
-
 def resource(name: str, entity_type: str) -> bytes:
     return (
         f"apiVersion: backstage.io/v1alpha1\nkind: Resource\nmetadata: {{name: {name}}}\n"

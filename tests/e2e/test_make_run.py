@@ -21,8 +21,6 @@ SELECTOR = (
     'repositoryName: "__repository__", repositoryLocationName: "ecr_catalog_pipeline.definitions"'
 )
 
-pytestmark = pytest.mark.xdist_group("make run")
-
 
 class Demo:
     """A copy of the checkout with ports of its own, and what runs in it."""

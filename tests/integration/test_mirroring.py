@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 
 from ecr_catalog_pipeline import mirroring
+from ecr_catalog_pipeline.adapters import aws
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry
 from tests.drills.s3_faults import Broken, S3Faults
@@ -714,6 +715,8 @@ def aftermaths(
     folder = tmp_path_factory.mktemp("troubles")
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(8) as pool:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # The drills keep the real limit.
+        patch.setattr(aws, "READ_SECONDS", 2)
         with troubled_world(folder / "healthy", fillers=0) as healthy:
             healthy.sync()
             published = healthy.content
