@@ -442,7 +442,7 @@ class Moments:
         # Not yet done at the latest moment: the next ones may be later; done: sooner.
         done = victim.has_come()
         victim.kill()
-        self._reach[step] *= 0.93 if done else 1.12
+        self._reach[step] *= 0.8 if done else 1.4
 
 
 @pytest.mark.timeout(300 + 10 * KILLS)
