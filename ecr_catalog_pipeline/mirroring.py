@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -17,6 +17,8 @@ from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
+from ecr_catalog_pipeline.core.conformance import Learnt, check_conformance, needs_of
+from ecr_catalog_pipeline.core.ecr_settings import EcrSettings
 from ecr_catalog_pipeline.core.entity import (
     EntityIdentity,
     PublishedEntity,
@@ -56,6 +58,7 @@ from ecr_catalog_pipeline.core.parity import (
 )
 from ecr_catalog_pipeline.core.plan import Current, Plan, make_plan, names_to_prove
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State, reconcile
+from ecr_catalog_pipeline.core.retention import Rotation
 from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 from ecr_catalog_pipeline.wiring import Adapters
 
@@ -85,11 +88,13 @@ class Past:
         last: the last publication.
         baseline: the reads that what is published was last known to agree with.
         still_held_at: the start of the last listing that had not changed since those.
+        rotation: what was last read of lifecycle policies.
     """
 
     last: LastPublication | None = None
     baseline: Baseline | None = None
     still_held_at: datetime | None = None
+    rotation: Rotation = field(default_factory=Rotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class PlannedRegistry:
         published_change: when the content that is published now last changed; None when unknown.
         account_id: the AWS account that answered.
         proved_absent: how many published repositories were looked up by name and are gone.
+        settings: of the registry, as far as rules need them.
+        rotation: what is known of lifecycle policies, with what this run has read.
     """
 
     registry: ReconciledRegistry
@@ -129,6 +136,8 @@ class PlannedRegistry:
     published_change: datetime | None = None
     account_id: str = ""
     proved_absent: int = 0
+    settings: EcrSettings = field(default_factory=EcrSettings)
+    rotation: Rotation = field(default_factory=Rotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +280,16 @@ def plan_publication(
     inventory: InventoryRead,
     past: Past,
     *,
+    asks_retention: bool = False,
     clock: Clock = now_utc,
 ) -> PlannedRegistry:
-    """Reconcile, read what is published, prove absences, and plan.
+    """Reconcile, read what is published, prove absences, check conformance, and plan.
 
-    Backstage is asked here only where the target is absent.
+    Backstage is asked here only where the target is absent, AWS only what a rule needs to know.
+
+    Args:
+        asks_retention: read the next lifecycle policies of the rotation, for a history to keep;
+            otherwise what earlier runs have read is all that is known of them.
 
     Raises:
         InventoryFailed: another account answered, or an absence was disproved.
@@ -289,6 +303,18 @@ def plan_publication(
     current = _current(mirror, adapters, past.last, clock)
     missing = names_to_prove(current.entity, registry)
     proved = adapters.registry.prove_absent(found.account_id, missing)
+    needs = needs_of(registry, governance.catalog, mirror.policies)
+    asked = past.rotation.next_names(needs.retention) if asks_retention else ()
+    settings, answers = adapters.registry.learn(found.account_id, needs.settings, asked)
+    rotation = past.rotation.after(answers, needs.retention)
+    registry = check_conformance(
+        registry,
+        catalog=governance.catalog,
+        inventory=found,
+        policies=mirror.policies,
+        learnt=Learnt(settings, rotation.answers),
+        today=clock().astimezone(UTC).date(),
+    )
     plan = make_plan(
         identity=mirror.identity,
         limits=mirror.removal_limits,
@@ -314,6 +340,8 @@ def plan_publication(
         published_change=last_change(current.content),
         account_id=found.account_id,
         proved_absent=len(proved),
+        settings=settings,
+        rotation=rotation,
     )
 
 

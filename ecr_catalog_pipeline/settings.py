@@ -28,10 +28,13 @@ from pydantic import (
 )
 
 from ecr_catalog_pipeline.adapters.files import read_regular_file
+from ecr_catalog_pipeline.core.ecr_settings import Scanning
 from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE, EntityIdentity
 from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.core.governance import RISKS
 from ecr_catalog_pipeline.core.guard import RemovalLimits
 from ecr_catalog_pipeline.core.layers import holds, laid_over, unset_paths, without
+from ecr_catalog_pipeline.core.policy import Policies, Policy
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents, quoted
 from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text
 
@@ -456,6 +459,82 @@ class HealthSettings(_Settings):
     )
 
 
+class RiskPolicySettings(_Settings):
+    """What is asked of the repositories of one risk; only what is written is checked."""
+
+    scanning: Literal["on-push", "continuous"] | None = Field(
+        default=None,
+        description="How images are scanned at the least, by the registry's rules or, with basic "
+        "scanning, by the repository's own setting.",
+    )
+    encryption: Literal["AES256", "KMS"] | None = Field(
+        default=None, description="How the repository is encrypted at the least."
+    )
+    immutable_tags: bool | None = Field(
+        default=None, description="true: tags are immutable. false asks nothing."
+    )
+    keep_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many images a lifecycle rule leaves: any image beyond expires.",
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """The same in the words of the core."""
+        return Policy(
+            scanning=Scanning(self.scanning) if self.scanning else None,
+            encryption=self.encryption,
+            immutable_tags=bool(self.immutable_tags),
+            keep_images=self.keep_images,
+        )
+
+
+class RisksSettings(_Settings):
+    """What is asked by risk."""
+
+    low: RiskPolicySettings | None = Field(
+        default=None,
+        description="What is asked at risk low.",
+        examples=[
+            {
+                "scanning": "on-push",
+                "encryption": "AES256",
+                "immutable_tags": False,
+                "keep_images": 20,
+            }
+        ],
+    )
+    medium: RiskPolicySettings | None = Field(
+        default=None,
+        description="What is asked at risk medium.",
+        examples=[
+            {
+                "scanning": "on-push",
+                "encryption": "AES256",
+                "immutable_tags": False,
+                "keep_images": 30,
+            }
+        ],
+    )
+    high: RiskPolicySettings | None = Field(
+        default=None,
+        description="What is asked at risk high.",
+        examples=[
+            {"scanning": "on-push", "encryption": "KMS", "immutable_tags": True, "keep_images": 50}
+        ],
+    )
+
+
+class PolicySettings(_Settings):
+    """What governance asks of repositories beside their entries."""
+
+    risk: RisksSettings = Field(
+        description="What is asked of a repository by its risk; its own `governance:` block in "
+        "the governance file overrides it."
+    )
+
+
 class Mirror(_Settings):
     """One governance file, one ECR registry, one entity."""
 
@@ -490,6 +569,12 @@ class Mirror(_Settings):
         default=None,
         description="Publish the registry's health as Markdown after the entity; only with "
         "publish.kind git.",
+    )
+
+    policy: PolicySettings | None = Field(
+        default=None,
+        description="What is asked of the repositories' settings in AWS; what is not so is a "
+        "finding.",
     )
 
     @model_validator(mode="after")
@@ -527,6 +612,12 @@ class Mirror(_Settings):
     def removal_limits(self) -> RemovalLimits:
         """The limits of the removal guard."""
         return RemovalLimits(self.guard.max_removals, self.guard.max_removal_percent)
+
+    @property
+    def policies(self) -> Policies:
+        """What is asked by risk; empty without `policy:`."""
+        risks = self.policy.risk if self.policy else RisksSettings()
+        return {risk: each.policy for risk in RISKS if (each := getattr(risks, risk)) is not None}
 
     @property
     def target_identity(self) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from ecr_catalog_pipeline.core.text import clean_text
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
 ATTEMPTS: Final = 4
+QUICK_SECONDS: Final = 3
 MAX_TOLD: Final = 300
 _CREDENTIALS: Final = re.compile(
     r"((?:security-token|authorization|credential|signature)[\w-]*\"?\s*[:=]\s*)"
@@ -32,18 +33,26 @@ GIVE_UP_AFTER: Final = 40
 
 
 _Answer = TypeVar("_Answer")
+_Key = TypeVar("_Key")
 
 
 class OutOfTimeError(Exception):
     """A source has used up its time."""
 
 
-def client_config() -> Config:
-    """The timeouts and retries of every client."""
+def client_config(*, quick: bool = False) -> Config:
+    """The timeouts and retries of every client.
+
+    Args:
+        quick: for what a run can do without, and does not wait for long.
+    """
     return Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"mode": "adaptive", "total_max_attempts": ATTEMPTS},
+        connect_timeout=QUICK_SECONDS if quick else CONNECT_SECONDS,
+        read_timeout=QUICK_SECONDS if quick else READ_SECONDS,
+        retries={
+            "mode": "standard" if quick else "adaptive",
+            "total_max_attempts": min(ATTEMPTS, 2) if quick else ATTEMPTS,
+        },
         user_agent_extra="ecr-catalog-pipeline",
     )
 
@@ -132,19 +141,42 @@ def call_within(
         OutOfTimeError: the time is up.
         Exception: what the call raised.
     """
-    answer: Future[_Answer] = Future()
 
-    def run() -> None:
-        try:
-            with time_limit(client, seconds):
-                answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised below, to the caller
-            answer.set_exception(error)
+    def limited() -> _Answer:
+        with time_limit(client, seconds):
+            return call()
 
-    threading.Thread(target=run, name="AWS call", daemon=True).start()
+    answer = _started(limited)
     try:
         return answer.result(seconds)
     except TimeoutError:
         if answer.done():
             raise
         raise OutOfTimeError(f"given up after {seconds:.0f} s") from None
+
+
+def all_within(
+    calls: Mapping[_Key, Callable[[], _Answer]], seconds: float
+) -> dict[_Key, Future[_Answer]]:
+    """Make several calls at once, and leave those behind that take longer than `seconds`.
+
+    Returns:
+        what each came to; the ones left behind are not done.
+    """
+    answers = {key: _started(call) for key, call in calls.items()}
+    wait(answers.values(), timeout=seconds)
+    return answers
+
+
+def _started(call: Callable[[], _Answer]) -> Future[_Answer]:
+    """Begin a call in a thread that keeps no process from ending."""
+    answer: Future[_Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is taken
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="AWS call", daemon=True).start()
+    return answer

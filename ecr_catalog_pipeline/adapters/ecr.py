@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -17,12 +18,21 @@ from botocore.session import Session as BotocoreSession
 
 from ecr_catalog_pipeline.adapters.aws import (
     OutOfTimeError,
+    all_within,
     call_within,
     client_config,
     code_of,
     new_session,
     status_of,
     told_by,
+)
+from ecr_catalog_pipeline.core.ecr_settings import (
+    DENIED,
+    MALFORMED,
+    EcrSettings,
+    Setting,
+    Unreadable,
+    parse_settings,
 )
 from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed
 from ecr_catalog_pipeline.core.governance import is_repository_name
@@ -36,6 +46,7 @@ from ecr_catalog_pipeline.core.inventory import (
     parse_page,
 )
 from ecr_catalog_pipeline.core.plan import MAX_READ_AGE
+from ecr_catalog_pipeline.core.retention import Retention, keeps_images
 from ecr_catalog_pipeline.core.text import clean_text
 
 if TYPE_CHECKING:
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE: Final = 1_000
 MAX_LOOK_UPS: Final = 50
+LEARN_SECONDS: Final = 6
+"""How long a run waits for what it learns beside the listing."""
 MAX_EMPTY_PAGES: Final = 10
 
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
@@ -57,6 +70,7 @@ _BAD_CREDENTIALS: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
+_THROTTLED: Final = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException"})
 _LIST: Final = "ecr:DescribeRepositories"
 
 
@@ -101,6 +115,38 @@ class EcrRegistry:
             InventoryFailed: one is there, so the listing was wrong, or a look-up failed.
         """
         return frozenset(self._proved_absent(account_id, names[:MAX_LOOK_UPS], _deadline()))
+
+    def learn(
+        self, account_id: str, settings: Collection[Setting], names: Sequence[str] = ()
+    ) -> tuple[EcrSettings, dict[str, Retention]]:
+        """Read settings of the registry, and lifecycle policies, beside the listing.
+
+        What cannot be read in LEARN_SECONDS is unknown, with the reason; nothing is raised.
+
+        Args:
+            settings: one call each.
+            names: the repositories whose lifecycle policies are read, one call each.
+
+        Returns:
+            the settings, and the answers by repository, in their order. Those that are missing
+            were not reached.
+        """
+        if not settings and not names:
+            return EcrSettings(), {}
+        try:
+            client = self._quick_ecr
+        except CatalogError:
+            return EcrSettings(unknown=dict.fromkeys(settings, "no AWS client")), {}
+        policies = _LifecyclePolicies(client, account_id, names)
+        ended = all_within(
+            {each: partial(_setting, client, each, account_id) for each in settings}
+            | ({Setting.LIFECYCLE: policies.read} if names else {}),
+            LEARN_SECONDS,
+        )
+        failed = {each: why for each, future in ended.items() if (why := _why_unknown(future))}
+        answers = {each: future.result() for each, future in ended.items() if each not in failed}
+        answers.pop(Setting.LIFECYCLE, None)
+        return parse_settings(answers, failed, account_id), policies.found
 
     def _account(self) -> str:
         """Give the answering account; asked once, unless it is the wrong one."""
@@ -247,18 +293,107 @@ class EcrRegistry:
         return client
 
     @cached_property
+    def _quick_ecr(self) -> ECRClient:
+        """A client of its own, so that what is throttled does not slow the listing down."""
+        client: ECRClient = self._client(self._session, "ecr", quick=True)
+        return client
+
+    @cached_property
     def _sts(self) -> STSClient:
         client: STSClient = self._client(self._session, "sts")
         return client
 
-    def _client(self, session: boto3.Session, service: Any) -> Any:
+    def _client(self, session: boto3.Session, service: Any, *, quick: bool = False) -> Any:
+        config = client_config(quick=quick)
         try:
-            return session.client(service, endpoint_url=self._endpoint_url, config=client_config())
+            return session.client(service, endpoint_url=self._endpoint_url, config=config)
         except BotoCoreError as error:
             raise InventoryFailed(
                 f"no AWS client for {service}: {error}",
                 remediation="Check the AWS profile and configuration of this process.",
             ) from None
+
+
+def _setting(client: ECRClient, setting: Setting, account: str) -> Mapping[str, Any]:
+    match setting:
+        case Setting.SCANNING:
+            return client.get_registry_scanning_configuration()
+        case Setting.TEMPLATES:
+            return client.describe_repository_creation_templates(maxResults=PAGE_SIZE)
+        case Setting.CACHE_RULES:
+            return client.describe_pull_through_cache_rules(
+                registryId=account, maxResults=PAGE_SIZE
+            )
+        case _:
+            return client.describe_registry()
+
+
+class _LifecyclePolicies:
+    """Reads the lifecycle policies of repositories, one after the other.
+
+    A policy that is denied or malformed counts as an answer, so that the rotation goes on; the
+    reading stops there, since the next ones would hardly fare better.
+    """
+
+    def __init__(self, client: ECRClient, account: str, names: Sequence[str]) -> None:
+        self._client = client
+        self._account = account
+        self._names = names
+        self._deadline = time.monotonic() + LEARN_SECONDS
+        self._found: dict[str, Retention] = {}
+
+    @property
+    def found(self) -> dict[str, Retention]:
+        """The answers up to now; a thread that was left behind may still be at it."""
+        return dict(self._found)
+
+    def read(self) -> Mapping[str, Any]:
+        """Read them until the time is up.
+
+        Raises:
+            Exception: what botocore raised at the first one that could not be read.
+        """
+        for name in self._names:
+            if time.monotonic() > self._deadline:
+                break
+            at = datetime.now(UTC)
+            try:
+                self._found[name] = Retention(at, self._keeps(name))
+            except Unreadable as reason:
+                self._found[name] = Retention(at, problem=str(reason))
+            except ClientError as error:
+                if code_of(error) in _DENIED:
+                    self._found[name] = Retention(at, problem=DENIED)
+                raise
+        return {}
+
+    def _keeps(self, name: str) -> int | None:
+        try:
+            answer = self._client.get_lifecycle_policy(
+                registryId=self._account, repositoryName=name
+            )
+        except ClientError as error:
+            if code_of(error) == "LifecyclePolicyNotFoundException":
+                return None
+            if code_of(error) == "RepositoryNotFoundException":
+                raise Unreadable("no such repository") from None
+            raise
+        return keeps_images(answer.get("lifecyclePolicyText"))
+
+
+def _why_unknown(answer: Future[Any]) -> str:
+    """Say in a few words why there is no answer; empty when there is one."""
+    if not answer.done():
+        return f"no answer within {LEARN_SECONDS} s"
+    error = answer.exception()
+    if error is None:
+        return ""
+    if isinstance(error, ClientError):
+        code = code_of(error)
+        if code in _DENIED:
+            return DENIED
+        return "throttled" if code in _THROTTLED else clean_text(code) or str(status_of(error))
+    return type(error).__name__ if isinstance(error, BotoCoreError) else MALFORMED
 
 
 def _deadline() -> float:

@@ -12,7 +12,8 @@ from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
 from ecr_catalog_pipeline.adapters.publish_git import GitPublisher
-from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused
+from ecr_catalog_pipeline.core.ecr_settings import DENIED, REGISTRY_SETTINGS
+from ecr_catalog_pipeline.core.errors import CatalogError, InventoryFailed, TargetRefused
 from ecr_catalog_pipeline.settings import GitTarget, Mirror, S3Target
 from ecr_catalog_pipeline.wiring import Adapters, adapters_of
 
@@ -34,17 +35,22 @@ class Access:
 
 
 def check_access(mirror: Mirror, environ: Mapping[str, str]) -> Iterator[Access]:
-    """Ask governance, ECR, the target and Backstage in turn."""
+    """Ask governance, ECR, the target and Backstage in turn.
+
+    Of what policy and origins need to know of ECR, only what is denied is told.
+    """
     checks: tuple[tuple[str, Callable[[Mirror, Adapters], str], str], ...] = (
         ("governance", _governance, ""),
         ("ECR", _registry, " The permissions that it takes are in deploy/iam/."),
+        ("ECR rules", _registry_settings, " The permissions that it takes are in deploy/iam/."),
         ("target", _target, ""),
         ("Backstage", _backstage, " deploy/backstage/ says how to let the pipeline in."),
     )
     adapters = adapters_of(mirror, environ)
     for subject, check, more in checks:
         try:
-            yield Access(subject, granted=True, found=check(mirror, adapters))
+            if found := check(mirror, adapters):
+                yield Access(subject, granted=True, found=found)
         except CatalogError as error:
             yield Access(
                 subject, granted=False, found=error.problem, remediation=error.remediation + more
@@ -69,6 +75,23 @@ def _registry(mirror: Mirror, adapters: Adapters) -> str:
     if mirror.registry.account_id is None:
         found += "; write it as registry.account_id, and any other account is refused"
     return found
+
+
+def _registry_settings(_: Mirror, adapters: Adapters) -> str:
+    """Say which settings of the registry are denied; nothing when none is."""
+    try:
+        inventory = adapters.registry.read()
+    except CatalogError:
+        return ""  # It was told above.
+    names = [each.name for each in inventory.repositories[:1]]
+    settings, _policies = adapters.registry.learn(inventory.account_id, REGISTRY_SETTINGS, names)
+    denied = [action for action, why in sorted(settings.unknown.items()) if why == DENIED]
+    if denied:
+        raise InventoryFailed(
+            f"denied: {', '.join(denied)}; what depends on it is unknown, all else is mirrored",
+            remediation=f"Allow {' and '.join(denied)} to this mirror's role.",
+        )
+    return ""
 
 
 def _target(mirror: Mirror, adapters: Adapters) -> str:

@@ -476,6 +476,10 @@ def mirror_text(
             elif (example := own.get(f"{section}.{key}", _example(each))) is not None:
                 lines += _comment(each.description or "", "  ") if chosen else []
                 lines.append(f"  # {key}: {example}" if chosen else f"#   {key}: {example}")
+            elif isinstance(each.annotation, type) and issubclass(each.annotation, BaseModel):
+                lines.append(f"#   {key}:")
+                inner = {name: _example(own) for name, own in each.annotation.model_fields.items()}
+                lines += [f"#     {name}: {shown}" for name, shown in inner.items() if shown]
     return "\n".join(lines) + "\n"
 
 
@@ -492,6 +496,9 @@ def _example(field: FieldInfo) -> str | None:
     value = field.default
     if (value is None or field.is_required()) and field.examples:
         value = field.examples[0]
+    if isinstance(value, dict):
+        inner = (f"{key}: {scalar(each)}" for key, each in value.items())
+        return f"{{{', '.join(inner)}}}"
     return scalar(value) if isinstance(value, str | int | float) else None
 
 

@@ -16,9 +16,12 @@ from typing import Any, Final
 
 import click
 
+from ecr_catalog_pipeline.core.exceptions import NEVER_EXCEPTED
 from ecr_catalog_pipeline.core.governance import (
     ENTRY_ID,
+    EXCEPTION,
     KNOWN_VERSIONS,
+    MAX_EXCEPTIONS,
     REPOSITORY_NAME,
     ROOT_KEYS,
     SECTIONS,
@@ -227,7 +230,8 @@ def _nullable(node: Schema) -> Schema:
         case [{"type": str() | list()} as one, {"type": "null"}]:
             types = one["type"] if isinstance(one["type"], list) else [one["type"]]
             rest = {key: value for key, value in node.items() if key != "anyOf"}
-            return {**one, **rest, "type": [*types, "null"]}
+            choices = {"enum": [*one["enum"], None]} if "enum" in one else {}
+            return {**one, **choices, **rest, "type": [*types, "null"]}
         case _:
             return node
 
@@ -266,6 +270,11 @@ _RULES: Final[Mapping[Form, Schema]] = {
         },
         "required": ["keep_image_count"],
     },
+    Form.DAY: {
+        "type": ["string", "null"],
+        "format": "date",
+        "pattern": r"^(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])$",
+    },
 }
 
 
@@ -293,6 +302,25 @@ def _entry(*, strict: bool) -> Schema:
     return {"properties": sections}
 
 
+def _exception() -> Schema:
+    properties = {key: _ruled(rule, strict=True) for key, rule in EXCEPTION.keys.items()}
+    about_exceptions = "|".join(sorted(NEVER_EXCEPTED))
+    properties["rule"]["not"] = {"pattern": rf"^\s*(?:{about_exceptions})\s*$"}
+    described = {key: {"description": rule["description"]} for key, rule in properties.items()}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": EXCEPTION.required,
+        "additionalProperties": False,
+        # Only orphans have an origin.
+        "if": {
+            "required": ["origin"],
+            "properties": {"origin": {**described["origin"], "type": "string"}},
+        },
+        "then": {"properties": {"rule": {**described["rule"], "pattern": r"^\s*orphan\s*$"}}},
+    }
+
+
 def _ruled(key: Key, *, strict: bool) -> Schema:
     """Rule a key; where nothing is strict, the rule is what an editor completes."""
     rule = _rule(key)
@@ -302,6 +330,8 @@ def _ruled(key: Key, *, strict: bool) -> Schema:
 
 
 def _rule(key: Key) -> Schema:
+    if key.form is Form.EXCEPTIONS:
+        return {"type": ["array", "null"], "maxItems": MAX_EXCEPTIONS, "items": _exception()}
     if key.form is Form.CHOICE:
         return {"enum": [*key.choices, *([] if key.required else [None])]}
     if key.form is Form.TEXT and key.required:

@@ -11,12 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from enum import Enum, StrEnum, auto
 from operator import attrgetter
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.errors import GovernanceRefused
+from ecr_catalog_pipeline.core.exceptions import (
+    EXCEPTION_MALFORMED,
+    NEVER_EXCEPTED,
+    GovernanceException,
+)
 from ecr_catalog_pipeline.core.findings import Finding, Severity
+from ecr_catalog_pipeline.core.origins import OrphanOrigin
 from ecr_catalog_pipeline.core.strict_yaml import (
     Document,
     Limits,
@@ -33,6 +40,8 @@ MAX_NODES: Final = 3_000_000
 """As many keys and values as fit into MAX_BYTES where entries say what they should."""
 MAX_FINDINGS_OF_RULE: Final = 20_000
 """How many findings of one rule are kept; one more says how many there are besides."""
+MAX_EXCEPTIONS: Final = 1_000
+"""How many exceptions are read; one finding says that there are more."""
 MAX_UNKNOWN_KEYS: Final = 5
 """How many unknown keys of one part of the file get findings of their own."""
 
@@ -46,6 +55,7 @@ REPOSITORY_NAME: Final = re.compile(
 )
 _WITHIN_ENTRY: Final = attrgetter("rule", "severity", "message", "remediation")
 ENTRY_ID: Final = re.compile(r"REGISTRY_[A-Z0-9_]+")
+DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Status(StrEnum):
@@ -67,6 +77,8 @@ class Form(Enum):
     ID = auto()
     TRUTH = auto()
     LIFECYCLE = auto()
+    DAY = auto()
+    EXCEPTIONS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,7 @@ ROOT_KEYS: Final[Mapping[str, Key]] = {
     "physical_registry": Key("The name of the registry in AWS."),
     "repositories": Key("Every container repository that is meant to be, by its name in ECR."),
     "registries": Key("The older name of `repositories`: rename it."),
+    "exceptions": Key("What is accepted, for a reason and until a day; optional.", Form.EXCEPTIONS),
 }
 SECTIONS: Final[Mapping[str, Section]] = {
     "metadata": Section(
@@ -166,6 +179,35 @@ SECTIONS: Final[Mapping[str, Section]] = {
         },
     ),
 }
+EXCEPTION: Final = Section(
+    "One exception: what it accepts, and why.",
+    {
+        "match": Key(
+            "A glob over the names of repositories, such as `cdk-*`.",
+            Form.TEXT,
+            "Write a glob over names, such as `cdk-*`.",
+            required=Severity.WARNING,
+        ),
+        "rule": Key(
+            "The rule of a finding, or `orphan`, `ghost` or `lingering`.",
+            Form.TEXT,
+            "Name the rule of a finding, or `orphan`, `ghost` or `lingering`.",
+            required=Severity.WARNING,
+        ),
+        "origin": _one_of("Accept only orphans of this origin; optional.", OrphanOrigin),
+        "reason": Key(
+            "Why it is accepted.",
+            Form.TEXT,
+            "Say why it is accepted.",
+            required=Severity.WARNING,
+        ),
+        "expires": Key(
+            "The last day on which it holds, in UTC; optional.",
+            Form.DAY,
+            'Write a day such as "2027-06-30".',
+        ),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +223,7 @@ class Entry:
     repository_url: str | None = None
     image_scanning: bool | None = None
     encryption: str | None = None
+    keep_images: int | None = None
 
     @property
     def name_is_possible(self) -> bool:
@@ -190,10 +233,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What the governance file says: entries sorted by name, findings about the file."""
+    """What the governance file says.
+
+    Attributes:
+        entries: sorted by name.
+        findings: about the file, sorted; its exceptions are not applied.
+        exceptions: in the file's order.
+    """
 
     entries: tuple[Entry, ...]
     findings: tuple[Finding, ...]
+    exceptions: tuple[GovernanceException, ...] = ()
 
 
 def is_repository_name(name: str) -> bool:
@@ -216,7 +266,8 @@ def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catal
     repositories = _repositories(document, path)
     ids = Counter(filter(None, map(_identifier, repositories.values())))
     entries: list[Entry] = []
-    findings = list(_root_findings(root))
+    exceptions, odd_exceptions = _exceptions(root.get("exceptions"))
+    findings = [*_root_findings(root), *odd_exceptions]
     found: Counter[str] = Counter()
     withheld: dict[str, Finding] = {}
     for name in sorted(repositories):
@@ -232,7 +283,7 @@ def parse_governance(content: bytes, *, path: str = "ecr-catalog.yaml") -> Catal
     for rule, last in withheld.items():
         more = found[rule] - MAX_FINDINGS_OF_RULE
         findings.append(replace(last, repository="", message=f"{more} more findings of this rule"))
-    return Catalog(tuple(entries), tuple(sorted(findings)))
+    return Catalog(tuple(entries), tuple(sorted(findings)), exceptions)
 
 
 def _document(content: bytes, path: str) -> Document:
@@ -342,7 +393,62 @@ def _entry(name: str, raw: Value) -> Entry:
         repository_url=_text(_section(raw, "aws").get("repository_url")),
         image_scanning=_boolean(governance.get("image_scanning")),
         encryption=_text(governance.get("encryption")),
+        keep_images=_images_kept(governance.get("lifecycle_policy")),
     )
+
+
+def _exceptions(raw: Value) -> tuple[tuple[GovernanceException, ...], list[Finding]]:
+    """Read the file's exceptions; one that is not well formed accepts nothing, with a finding."""
+    if raw is None:
+        return (), []
+    if not isinstance(raw, list):
+        problem = f"`exceptions` is {_kind(raw)}, not a list"
+        return (), [_malformed(problem, "Write a list of exceptions, each with a leading dash.")]
+    exceptions, findings = [], []
+    for number, item in enumerate(raw[:MAX_EXCEPTIONS], 1):
+        odd = list(_exception_findings(f"exception {number}", item))
+        findings += odd
+        if all(each.rule != EXCEPTION_MALFORMED for each in odd):
+            exceptions.append(_exception(item))
+    if (more := len(raw) - MAX_EXCEPTIONS) > 0:
+        problem = f"{more} exceptions beyond the first {MAX_EXCEPTIONS} are not read"
+        findings.append(_malformed(problem, "Join them: one glob can match many names."))
+    return tuple(exceptions), findings
+
+
+def _exception(item: Mapping[str, Value]) -> GovernanceException:
+    origin = _text(item.get("origin"))
+    return GovernanceException(
+        match=_text(item.get("match")) or "",
+        rule=_text(item.get("rule")) or "",
+        reason=_text(item.get("reason")) or "",
+        origin=OrphanOrigin(origin) if origin else None,
+        expires=_day(item.get("expires")),
+    )
+
+
+def _exception_findings(which: str, item: Value) -> Iterator[Finding]:
+    if not isinstance(item, dict):
+        yield _malformed(
+            f"{which} is {_kind(item)}, not a mapping", "Give it match, rule and reason."
+        )
+        return
+    for name, key in EXCEPTION.keys.items():
+        for each in _key_findings("", "", name, key, item.get(name)):
+            yield _malformed(f"{which}: {each.message}", key.remediation)
+    rule, origin = _text(item.get("rule")), item.get("origin")
+    if rule in NEVER_EXCEPTED:
+        yield _malformed(f"{which}: {rule} is a rule about exceptions", "Accept something else.")
+    if origin is not None and rule != "orphan":
+        yield _malformed(
+            f"{which}: origin narrows orphans, and the rule is {_shown(rule)}",
+            "Leave origin out, or write `rule: orphan`.",
+        )
+    yield from _unknown_keys("", which, item.keys() - EXCEPTION.keys.keys())
+
+
+def _malformed(problem: str, remediation: str) -> Finding:
+    return Finding("", EXCEPTION_MALFORMED, Severity.WARNING, problem, remediation)
 
 
 def _root_findings(root: Mapping[str, Value]) -> Iterator[Finding]:
@@ -435,7 +541,7 @@ def _key_findings(
     repository: str, section: str, name: str, key: Key, value: Value
 ) -> Iterator[Finding]:
     """Find that a key is missing, or that its value is not of its form."""
-    path, rule = f"{section}.{name}", name.replace("_", "-")
+    path, rule = f"{section}.{name}" if section else name, name.replace("_", "-")
     if key.required and (value is None or (key.form is Form.TEXT and _text(value) is None)):
         remediation = key.to_add or key.remediation
         yield Finding(
@@ -460,15 +566,31 @@ def _fault(key: Key, value: Value) -> tuple[str, str] | None:
             return "invalid", f"{_shown(value)} does not match ^{ENTRY_ID.pattern}$"
         case Form.TRUTH if _boolean(value) is None:
             return "unknown", f"{_shown(value)} is neither true nor false"
-        case Form.LIFECYCLE if not _keeps_images(value):
-            return "malformed", "has no keep_image_count of 1 or more"
+        case Form.LIFECYCLE | Form.DAY if words := _malformed_value(key, value):
+            return "malformed", words
         case _:
             return None
 
 
-def _keeps_images(lifecycle: Value) -> bool:
+def _malformed_value(key: Key, value: Value) -> str:
+    if key.form is Form.DAY:
+        return "" if _day(value) else f"{_shown(value)} is not a day"
+    return "" if _images_kept(value) else "has no keep_image_count of 1 or more"
+
+
+def _images_kept(lifecycle: Value) -> int | None:
     keep = lifecycle.get("keep_image_count") if isinstance(lifecycle, dict) else None
-    return isinstance(keep, str) and keep.isascii() and keep.isdigit() and int(keep[:9]) > 0
+    if not (isinstance(keep, str) and keep.isascii() and keep.isdigit()):
+        return None
+    return int(keep[:18]) if int(keep[:9]) else None
+
+
+def _day(value: Value) -> date | None:
+    """Read a day that is written as YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(value) if DAY.fullmatch(value) else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _section(raw: Value, key: str) -> Mapping[str, Value]:

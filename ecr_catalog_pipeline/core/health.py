@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -20,7 +20,7 @@ from ecr_catalog_pipeline.core.entity import LAST_SYNC
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.parity import HISTORY, ParityFigures, ParityState, figures_since
 from ecr_catalog_pipeline.core.plan import Plan
-from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
+from ecr_catalog_pipeline.core.reconcile import Conformance, ReconciledRegistry, State
 from ecr_catalog_pipeline.core.strict_yaml import YamlFault, parse_documents
 from ecr_catalog_pipeline.core.text import MAX_TEXT, clean_text, escape_markdown, shortened
 
@@ -88,10 +88,14 @@ class RegistryHealth:
     Attributes:
         title: of the entity.
         counts: how many repositories each state has.
-        named: the first NAMES_SHOWN names of each state that is named.
-        findings: how many there are of each severity.
+        named: the first NAMES_SHOWN names of each state that is named, but for excepted ones.
+        origins: where the other orphans probably came from, and how many of them.
+        findings: how many open ones there are of each severity.
         owners: those with the most severe findings first, OWNERS_SHOWN of them.
         more_owners: how many others have findings.
+        excepted: how many findings and states are accepted, by rule or state.
+        conformance: by policy and owner, the most violations first, OWNERS_SHOWN of them.
+        more_conformance: how many rows more there are.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         held_since: None when nothing is held, or when it is not known.
         last_change: when the content last changed that is published with this report; None when
@@ -116,6 +120,10 @@ class RegistryHealth:
     measured: int
     slo_seconds: int
     as_of: datetime
+    origins: Mapping[str, int] = field(default_factory=dict)
+    excepted: Mapping[str, int] = field(default_factory=dict)
+    conformance: tuple[Conformance, ...] = ()
+    more_conformance: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +213,11 @@ def registry_health(
         parity: what was measured so far.
     """
     owners = _by_owner(registry)
-    in_states = {state: registry.in_state(state) for state in _NAMED}
+    in_states = {
+        state: [each for each in registry.in_state(state) if each.exception is None]
+        for state in _NAMED
+    }
+    origins = Counter(each.origin.value for each in in_states[State.ORPHAN] if each.origin)
     return RegistryHealth(
         mirror=mirror,
         title=title,
@@ -225,6 +237,10 @@ def registry_health(
         measured=parity.measured,
         slo_seconds=slo_seconds,
         as_of=now,
+        origins=dict(sorted(origins.items())),
+        excepted=dict(sorted(Counter(each.rule for each in registry.excepted).items())),
+        conformance=registry.conformance[:OWNERS_SHOWN],
+        more_conformance=len(registry.conformance[OWNERS_SHOWN:]),
     )
 
 
@@ -448,6 +464,12 @@ def _facts(health: RegistryHealth, origin: Origin, style: Style) -> str:
         "measured": health.measured,
         "slo_seconds": health.slo_seconds,
     }
+    policy: dict[str, Any] = {
+        "origins": health.origins,
+        "excepted": health.excepted,
+        "conformance": [astuple(each) for each in health.conformance],
+    }
+    facts |= {name: said for name, said in policy.items() if said}
     return _digest(json.dumps(facts, sort_keys=True))
 
 
@@ -477,6 +499,7 @@ def _body(health: RegistryHealth, origin: Origin, heading: str) -> Iterator[str]
     yield ""
     yield from _states(health, heading)
     yield from _findings(health, heading)
+    yield from _conformance(health, heading)
     yield from _time_to_parity(health, heading)
 
 
@@ -501,9 +524,17 @@ def _states(health: RegistryHealth, heading: str) -> Iterator[str]:
     )
     for state, word in _NAMED.items():
         if names := [_shown(name) for name in health.named.get(state, ())]:
-            more = health.counts.get(state, 0) - len(names)
+            open_ones = health.counts.get(state, 0) - health.excepted.get(state, 0)
+            more = open_ones - len(names)
             yield ""
             yield f"**{word}:** {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+    if health.origins:
+        yield ""
+        origins = ", ".join(f"{count} {origin}" for origin, count in health.origins.items())
+        yield f"Orphans probably come from: {origins}. Govern, except or delete them."
+    if health.excepted:
+        yield ""
+        yield f"Excepted by the governance file: {_excepted(health.excepted)}."
     yield from _pie(
         "Repositories by state",
         [(state.value, health.counts.get(state, 0)) for state in State],
@@ -531,6 +562,38 @@ def _findings(health: RegistryHealth, heading: str) -> Iterator[str]:
     if health.more_owners:
         yield ""
         yield f"And {health.more_owners} more owners."
+    yield ""
+
+
+def _excepted(excepted: Mapping[str, int]) -> str:
+    rules = [f"{count} {_shown(rule)}" for rule, count in excepted.items()]
+    more = len(rules) - OWNERS_SHOWN
+    return ", ".join(rules[:OWNERS_SHOWN]) + (f" and {more} more rules" if more > 0 else "")
+
+
+def _conformance(health: RegistryHealth, heading: str) -> Iterator[str]:
+    """Write the table by policy and owner; nothing where nothing is governed."""
+    if not health.conformance:
+        return
+    yield f"{heading}# Conformance"
+    yield ""
+    rows: list[tuple[str | int, ...]] = [
+        (
+            f"`{each.aspect}`",
+            _shown(each.owner),
+            each.kept,
+            each.broken,
+            each.excepted,
+            each.unknown,
+        )
+        for each in health.conformance
+    ]
+    yield from _table(
+        ("Policy", "Owner", "As governed", "Not as governed", "Excepted", "Unknown"), rows
+    )
+    if health.more_conformance:
+        yield ""
+        yield f"And {health.more_conformance} more."
     yield ""
 
 

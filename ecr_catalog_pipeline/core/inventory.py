@@ -18,13 +18,20 @@ WAIT: Final = "Wait for the next run. If that fails, too, check the network and 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository as ECR describes it; `created_at` is in UTC."""
+    """One repository as ECR describes it; None where it does not say.
+
+    Attributes:
+        created_at: in UTC.
+        mutable_tags: the filters of tags that are not immutable though the others are.
+    """
 
     name: str
     uri: str
     created_at: datetime | None = None
     scan_on_push: bool | None = None
     encryption: str | None = None
+    tag_mutability: str | None = None
+    mutable_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +124,22 @@ def _repository(item: Any) -> Repository:
         )
     scanning = _part(item, "imageScanningConfiguration").get("scanOnPush")
     encryption = _part(item, "encryptionConfiguration").get("encryptionType")
+    mutability = item.get("imageTagMutability")
     return Repository(
         name=name,
         uri=uri,
         created_at=_in_utc(item.get("createdAt")),
         scan_on_push=scanning if isinstance(scanning, bool) else None,
         encryption=encryption if _is_text(encryption) else None,
+        tag_mutability=mutability if _is_text(mutability) else None,
+        mutable_tags=_filters(item.get("imageTagMutabilityExclusionFilters")),
     )
+
+
+def _filters(value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else []
+    texts = (each.get("filter") for each in items if isinstance(each, dict))
+    return tuple(sorted(text for text in texts if _is_text(text)))
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

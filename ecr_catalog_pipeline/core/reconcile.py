@@ -62,6 +62,24 @@ class ReconciledRepository:
 
 
 @dataclass(frozen=True, slots=True)
+class Conformance:
+    """How many live repositories of an owner are as one aspect of policy asks.
+
+    Attributes:
+        aspect: the key of the policy.
+        kept, broken, excepted, unknown: how many are so, are not, are not and are accepted, or
+            could not be judged.
+    """
+
+    aspect: str
+    owner: str
+    kept: int = 0
+    broken: int = 0
+    excepted: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ReconciledRegistry:
     """Every repository that is governed or present, and what is to be said of them.
 
@@ -70,11 +88,13 @@ class ReconciledRegistry:
         findings: the open ones, sorted.
         excepted: what the governance file accepts, in the form of findings, sorted. The rule of an
             accepted state is the state.
+        conformance: by aspect and owner, the most violations first.
     """
 
     repositories: tuple[ReconciledRepository, ...]
     findings: tuple[Finding, ...]
     excepted: tuple[Finding, ...] = ()
+    conformance: tuple[Conformance, ...] = ()
 
     def in_state(self, state: State) -> tuple[ReconciledRepository, ...]:
         """The repositories of one state, sorted by name."""
@@ -151,20 +171,4 @@ def _differences(entry: Entry, found: Repository) -> Iterator[Finding]:
             Severity.WARNING,
             f"aws.repository_url is not what ECR says: {found.uri}",
             "Write ECR's own URI, or leave the key out.",
-        )
-    if entry.image_scanning and found.scan_on_push is False:
-        yield Finding(
-            entry.name,
-            "image-scanning-off",
-            Severity.WARNING,
-            "governance wants image scanning, ECR does not scan on push",
-            "Turn on scanning of the repository, or change governance.image_scanning.",
-        )
-    if entry.encryption and found.encryption and not found.encryption.startswith(entry.encryption):
-        yield Finding(
-            entry.name,
-            "encryption-differs",
-            Severity.WARNING,
-            f"governance wants {entry.encryption}, ECR uses {found.encryption}",
-            "Encryption is fixed at creation: create the repository again, or change governance.",
         )

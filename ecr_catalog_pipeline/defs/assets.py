@@ -1,18 +1,20 @@
 """The assets of one mirror, in the order in which data flows through them."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
 from ecr_catalog_pipeline import mirroring
+from ecr_catalog_pipeline.core.conformance import open_findings
 from ecr_catalog_pipeline.core.errors import EntityInvalid
 from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import checks, tables
 from ecr_catalog_pipeline.defs.common import as_dagster_failure, asset_of, key_of
-from ecr_catalog_pipeline.defs.event_log import read_past, read_published
+from ecr_catalog_pipeline.defs.event_log import read_past, read_published, rotation_metadata
 from ecr_catalog_pipeline.defs.health_report import health_report_assets
 from ecr_catalog_pipeline.defs.outside import (
     ECR_REGISTRY,
@@ -68,6 +70,7 @@ def _governance_catalog(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefiniti
     ) -> dg.MaterializeResult[GovernanceRead]:
         with as_dagster_failure():
             read = mirroring.read_governance(adapters.governance, mirror.governance.path)
+        findings = open_findings(read.catalog, mirroring.now_utc().date())
         context.log_event(observation(mirror, GOVERNANCE_FILE, read.blob))
         return dg.MaterializeResult(
             value=read,
@@ -75,12 +78,13 @@ def _governance_catalog(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefiniti
             tags=pinned(mirror, GOVERNANCE_FILE, read.blob),
             metadata={
                 "repositories": len(read.catalog.entries),
-                "findings": len(read.catalog.findings),
+                "findings": len(findings),
+                "exceptions": len(read.catalog.exceptions),
                 "commit": tables.commit(mirror.governance.repository, read.source_sha),
                 "committed_at": dg.MetadataValue.timestamp(read.committed_at),
-                "findings_table": tables.findings(read.catalog.findings),
+                "findings_table": tables.findings(findings),
             },
-            check_results=[checks.governance_findings(read)],
+            check_results=[checks.governance_findings(findings)],
         )
 
     return governance_catalog
@@ -127,7 +131,8 @@ def _reconciled_registry(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinit
         check_specs=checks.reconciled_specs(key),
         description="Every repository in its one state, and the plan: what the next publication "
         "would change, and whether the removal guard holds it. The absence of what it would remove "
-        "is proved by a look-up.",
+        "is proved by a look-up. Settings in AWS are held against the policy, and what the "
+        "governance file excepts is listed apart.",
     )
     def reconciled_registry(
         context: dg.AssetExecutionContext, governance: GovernanceRead, inventory: InventoryRead
@@ -135,14 +140,16 @@ def _reconciled_registry(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinit
         past = read_past(context.instance, mirror, context.run.tags)
         with as_dagster_failure():
             try:
-                planned = mirroring.plan_publication(mirror, adapters, governance, inventory, past)
+                planned = mirroring.plan_publication(
+                    mirror, adapters, governance, inventory, past, asks_retention=True
+                )
             except EntityInvalid as error:
                 yield checks.entity_valid(error)
                 raise
         yield dg.MaterializeResult(
             value=planned,
             data_version=dg.DataVersion(planned.plan.digest),
-            metadata=_plan_metadata(mirror, planned),
+            metadata=_plan_metadata(mirror, planned, mirroring.now_utc()),
             check_results=[
                 checks.no_ghosts(planned),
                 checks.no_orphans(planned),
@@ -216,20 +223,34 @@ def _publication_result(
     )
 
 
-def _plan_metadata(mirror: Mirror, planned: PlannedRegistry) -> dict[str, Any]:
-    plan = planned.plan
+def _plan_metadata(mirror: Mirror, planned: PlannedRegistry, now: datetime) -> dict[str, Any]:
+    plan, registry = planned.plan, planned.registry
     return {
         **{state.value: count for state, count in plan.counts.items()},
-        "findings": len(planned.registry.findings),
+        "findings": len(registry.findings),
+        "excepted": len(registry.excepted),
         "source_sha": tables.commit(mirror.governance.repository, plan.source_sha),
         "plan_hash": plan.plan_hash,
         "held": plan.held,
         "held_because": "; ".join(plan.reasons_held),
         "proved_absent": planned.proved_absent,
         "diff": tables.diff(plan.changes),
-        "states": tables.repositories(planned.registry.repositories),
-        "findings_table": tables.findings(planned.registry.findings),
+        "states": tables.repositories(registry.repositories),
+        "findings_table": tables.findings(registry.findings),
+        **_policy_metadata(planned, now),
+        **rotation_metadata(planned.rotation),
     }
+
+
+def _policy_metadata(planned: PlannedRegistry, now: datetime) -> dict[str, dg.TableMetadataValue]:
+    """What policy and exceptions say, without the tables that would be empty."""
+    found = {
+        "excepted_table": tables.findings(planned.registry.excepted),
+        "conformance": tables.conformance(planned.registry.conformance),
+        "retention": tables.retention(planned.rotation, now),
+        "registry_settings": tables.registry_settings(planned.settings),
+    }
+    return {name: table for name, table in found.items() if table.records}
 
 
 def _why_not_renewed(plan: Plan, publication: Publication) -> str | None:

@@ -8,15 +8,16 @@ from datetime import datetime
 
 import dagster as dg
 
+from ecr_catalog_pipeline.core.conformance import state_finding
 from ecr_catalog_pipeline.core.errors import EntityInvalid
-from ecr_catalog_pipeline.core.findings import Severity
+from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.last_good import age_in_words
 from ecr_catalog_pipeline.core.parity import Change, Verdict
 from ecr_catalog_pipeline.core.plan import Plan
-from ecr_catalog_pipeline.core.reconcile import State
+from ecr_catalog_pipeline.core.reconcile import ReconciledRepository, State
 from ecr_catalog_pipeline.defs import tables
 from ecr_catalog_pipeline.defs.event_log import Published
-from ecr_catalog_pipeline.mirroring import GovernanceRead, Outcome, PlannedRegistry, Publication
+from ecr_catalog_pipeline.mirroring import Outcome, PlannedRegistry, Publication
 
 GOVERNANCE_FINDINGS = "governance_findings"
 NO_GHOSTS = "no_ghosts"
@@ -46,8 +47,10 @@ def reconciled_specs(asset: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return _specs(
         asset,
         {
-            NO_GHOSTS: "No repository is governed as existing and absent from AWS.",
-            NO_ORPHANS: "Every repository in AWS is governed.",
+            NO_GHOSTS: "No repository is governed as existing and absent from AWS, but for those "
+            "that the governance file excepts.",
+            NO_ORPHANS: "Every repository in AWS is governed, but for those that the governance "
+            "file excepts.",
             ENTITY_VALID: "Backstage will take the entity; an invalid one is never published.",
         },
     )
@@ -86,9 +89,8 @@ def _specs(asset: dg.AssetKey, descriptions: Mapping[str, str]) -> list[dg.Asset
     ]
 
 
-def governance_findings(read: GovernanceRead) -> dg.AssetCheckResult:
-    """Findings about the file, by severity."""
-    findings = read.catalog.findings
+def governance_findings(findings: Sequence[Finding]) -> dg.AssetCheckResult:
+    """Open findings about the file, by severity."""
     counts = Counter(finding.severity for finding in findings)
     grave = counts[Severity.ERROR] + counts[Severity.WARNING]
     return dg.AssetCheckResult(
@@ -262,14 +264,29 @@ def _approval(mirror: str, plan: Plan) -> dict[str, str]:
 
 
 def _none_in_state(name: str, planned: PlannedRegistry, state: State) -> dg.AssetCheckResult:
-    found = planned.registry.in_state(state)
+    in_state = planned.registry.in_state(state)
+    found = [each for each in in_state if each.exception is None]
+    excepted = len(in_state) - len(found)
     return dg.AssetCheckResult(
         check_name=name,
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(found)} in state {state}",
-        metadata={"count": len(found), "repositories": tables.repositories(found)},
+        description=f"{len(found)} in state {state}"
+        + (f", and {excepted} that the governance file excepts" if excepted else ""),
+        metadata={
+            "count": len(found),
+            "excepted": excepted,
+            "repositories": tables.repositories(found),
+            **({"what_follows": _what_follows(found)} if found else {}),
+        },
     )
+
+
+def _what_follows(found: Sequence[ReconciledRepository]) -> dg.MarkdownMetadataValue:
+    """Say what to do, once for each origin of orphans and once for each other state."""
+    said = Counter((each.message, each.remediation) for each in map(state_finding, found))
+    lines = (f"- {count} {message}. {remedy}" for (message, remedy), count in said.most_common())
+    return dg.MetadataValue.md("\n".join(lines))
 
 
 def _severity(*, error: bool) -> dg.AssetCheckSeverity:

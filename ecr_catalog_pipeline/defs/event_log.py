@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.parity import ParityState, Pause, Sources, Why
+from ecr_catalog_pipeline.core.retention import Rotation, packed, unpacked
 from ecr_catalog_pipeline.defs.common import DATA_VERSION_TAG, key_of
 from ecr_catalog_pipeline.defs.kept import (
     FIRST_VERSION,
@@ -50,6 +51,7 @@ _LAST_GOOD_AT: Final = "last_good_at"
 _HELD_SINCE: Final = "held_since"
 _LAST_PUBLICATION: Final = "last_publication"
 _STATE: Final = "state"
+_ROTATION: Final = "retention_rotation"
 _LAST_PUBLICATION_TYPE: Final = TypeAdapter(LastPublication)
 _STATE_TYPE: Final = TypeAdapter(ParityState)
 
@@ -133,7 +135,20 @@ def read_past(
         last=read_published(instance, mirror).last,
         baseline=read_parity(instance, mirror).baseline,
         still_held_at=_still_held_at(tags or {}),
+        rotation=read_rotation(instance, mirror),
     )
+
+
+def read_rotation(instance: dg.DagsterInstance, mirror: Mirror) -> Rotation:
+    """Read what the runs before have read of lifecycle policies."""
+    event = instance.get_latest_materialization_event(key_of(mirror, "reconciled_registry"))
+    materialization = event.asset_materialization if event else None
+    return unpacked(text_of(materialization.metadata, _ROTATION) if materialization else None)
+
+
+def rotation_metadata(rotation: Rotation) -> dict[str, str]:
+    """What the next run reads; nothing while nothing was asked."""
+    return {_ROTATION: packed(rotation)} if rotation.answers else {}
 
 
 def _still_held_at(tags: Mapping[str, str]) -> datetime | None:

@@ -11,11 +11,14 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
+from ecr_catalog_pipeline.core.ecr_settings import EcrSettings, settings_in_words
 from ecr_catalog_pipeline.core.exceptions import accepted_in_words
 from ecr_catalog_pipeline.core.findings import Finding
+from ecr_catalog_pipeline.core.last_good import age_in_words
 from ecr_catalog_pipeline.core.parity import Change
 from ecr_catalog_pipeline.core.plan import Changes
-from ecr_catalog_pipeline.core.reconcile import ReconciledRepository
+from ecr_catalog_pipeline.core.reconcile import Conformance, ReconciledRepository
+from ecr_catalog_pipeline.core.retention import Rotation
 from ecr_catalog_pipeline.core.text import inert, shortened, visible
 
 MAX_ROWS: Final = 500
@@ -75,6 +78,37 @@ def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
     )
 
 
+def conformance(rows: Iterable[Conformance]) -> dg.TableMetadataValue:
+    """One row an aspect of policy and owner, as it comes."""
+    columns = [field.name for field in fields(Conformance)]
+    return table(columns, ({**asdict(row), **_numbers(row)} for row in rows))
+
+
+def retention(rotation: Rotation, now: datetime) -> dg.TableMetadataValue:
+    """One row a lifecycle policy that was read, the oldest answer first."""
+    oldest_first = sorted(rotation.answers.items(), key=lambda each: (each[1].at, each[0]))
+    return table(
+        ["repository", "keeps", "read", "age"],
+        (
+            {
+                "repository": name,
+                "keeps": answer.problem or str(answer.keeps or "all images"),
+                "read": _moment(answer.at),
+                "age": age_in_words(now - answer.at),
+            }
+            for name, answer in oldest_first
+        ),
+    )
+
+
+def registry_settings(settings: EcrSettings) -> dg.TableMetadataValue:
+    """One row a setting of the registry that was asked for."""
+    return table(
+        ["setting", "value"],
+        ({"setting": name, "value": value} for name, value in settings_in_words(settings).items()),
+    )
+
+
 def diff(plan_changes: Changes) -> dg.MarkdownMetadataValue:
     """The changes as a Markdown diff."""
     signs = {"added": "+", "updated": "!", "removed": "-"}
@@ -108,6 +142,11 @@ def _host_and_path(repository: str) -> tuple[str, str]:
     else:
         return "", ""
     return host, path.strip("/").removesuffix(".git")
+
+
+def _numbers(row: Conformance) -> dict[str, str]:
+    """A number that is 0 is shown."""
+    return {name: str(value) for name, value in asdict(row).items() if isinstance(value, int)}
 
 
 def _repository_row(row: ReconciledRepository) -> dict[str, Any]:

@@ -11,11 +11,12 @@ An operation or a parameter that the fake does not know is refused, never guesse
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import Message
@@ -35,6 +36,7 @@ __all__ = [
     "Fault",
     "OtherAccount",
     "StaleListing",
+    "lifecycle_policy",
 ]
 
 
@@ -127,6 +129,11 @@ class FakeAws:
         self.region = region
         self._lock = threading.RLock()
         self._registries: dict[str, dict[str, _Repository]] = {}
+        self._lifecycles: dict[str, str] = {}
+        self._scanning: dict[str, Any] = {"scanType": "BASIC", "rules": []}
+        self._templates: dict[str, dict[str, Any]] = {}
+        self._cache_rules: dict[str, dict[str, Any]] = {}
+        self._replication: list[dict[str, Any]] = []
         self._numbers = count(1)
         self._tokens: dict[str, _Place] = {}
         self._sessions: dict[str, _Session] = {}
@@ -139,6 +146,11 @@ class FakeAws:
             "DescribeRepositories": self._describe_repositories,
             "CreateRepository": self._create_repository,
             "DeleteRepository": self._delete_repository,
+            "GetRegistryScanningConfiguration": self._get_scanning,
+            "DescribeRepositoryCreationTemplates": self._describe_templates,
+            "DescribePullThroughCacheRules": self._describe_cache_rules,
+            "DescribeRegistry": self._describe_registry,
+            "GetLifecyclePolicy": self._get_lifecycle_policy,
             "GetCallerIdentity": self._get_caller_identity,
             "AssumeRole": self._assume_role,
         }
@@ -180,16 +192,19 @@ class FakeAws:
         encryption: str = "AES256",
         kms_key: str | None = None,
         tag_mutability: str = "MUTABLE",
+        mutable_tags: Sequence[str] = (),
         account_id: str | None = None,
     ) -> str:
         """Put a repository into the registry (or another account's) and return its URI."""
         encrypted_by = {"encryptionType": encryption} | ({"kmsKey": kms_key} if kms_key else {})
-        parameters = {
+        parameters: dict[str, Any] = {
             "repositoryName": name,
             "imageTagMutability": tag_mutability,
             "imageScanningConfiguration": {"scanOnPush": scan_on_push},
             "encryptionConfiguration": encrypted_by,
         }
+        if mutable_tags:
+            parameters["imageTagMutabilityExclusionFilters"] = _wildcards(mutable_tags)
         with self._lock:
             repository = self._add(account_id or self.account_id, parameters, created_at)
         return str(repository.described["repositoryUri"])
@@ -197,6 +212,57 @@ class FakeAws:
     def delete(self, name: str, account_id: str | None = None) -> None:
         with self._lock:
             self._remove(account_id or self.account_id, name)
+
+    def change(self, name: str, **described: Any) -> None:
+        """Change what the listing says of a repository, by ECR's own keys."""
+        with self._lock:
+            self._find(self.account_id, name).described.update(described)
+
+    def expire_images(self, name: str, policy: str | int | None) -> None:
+        """Give a repository a lifecycle policy: its text, or how many images it leaves."""
+        with self._lock:
+            self._find(self.account_id, name)
+            self._lifecycles.pop(name, None)
+            if policy is not None:
+                text = lifecycle_policy(policy) if isinstance(policy, int) else policy
+                self._lifecycles[name] = text
+
+    # The settings of the registry
+
+    def scan(self, scan_type: str, **filters_by_frequency: Sequence[str]) -> None:
+        """Let the registry scan so: `scan("ENHANCED", CONTINUOUS_SCAN=["prod*"])`."""
+        rules = [
+            {"scanFrequency": frequency, "repositoryFilters": _wildcards(filters)}
+            for frequency, filters in filters_by_frequency.items()
+        ]
+        with self._lock:
+            self._scanning = {"scanType": scan_type, "rules": rules}
+
+    def template(self, prefix: str, *applied_for: str) -> None:
+        with self._lock:
+            self._templates[prefix] = {
+                "prefix": prefix,
+                "encryptionConfiguration": {"encryptionType": "AES256"},
+                "imageTagMutability": "MUTABLE",
+                "appliedFor": list(applied_for),
+                "createdAt": time.time(),
+            }
+
+    def cache(self, prefix: str, upstream: str = "public.ecr.aws") -> None:
+        with self._lock:
+            self._cache_rules[prefix] = {
+                "ecrRepositoryPrefix": prefix,
+                "upstreamRegistryUrl": upstream,
+                "registryId": self.account_id,
+                "createdAt": time.time(),
+            }
+
+    def replicate(self, region: str, account_id: str) -> None:
+        """Replicate the registry to another one."""
+        with self._lock:
+            self._replication.append(
+                {"destinations": [{"region": region, "registryId": account_id}]}
+            )
 
     def names(self, account_id: str | None = None) -> tuple[str, ...]:
         """Name what is there, in the order of creation, which is also that of a listing."""
@@ -367,10 +433,7 @@ class FakeAws:
     def _list(
         self, parameters: Mapping[str, Any], caller: _Caller, fault: AnyFault | None
     ) -> dict[str, Any]:
-        size, token = parameters.get("maxResults", 100), parameters.get("nextToken")
-        if not isinstance(size, int) or not 1 <= size <= 1_000:
-            bound = "greater than or equal to 1" if size == 0 else "less than or equal to 1000"
-            raise _invalid("maxResults", f"Member must have value {bound}")
+        size, token = _page_size(parameters), parameters.get("nextToken")
         come_to = _Place(caller.account_id) if token is None else self._tokens.get(token)
         expired = fault is Fault.EXPIRED_TOKEN and token is not None
         if come_to is None or come_to.account_id != caller.account_id or expired:
@@ -420,6 +483,7 @@ class FakeAws:
             "repositoryName",
             "tags",
             "imageTagMutability",
+            "imageTagMutabilityExclusionFilters",
             "imageScanningConfiguration",
             "encryptionConfiguration",
         )
@@ -481,6 +545,8 @@ class FakeAws:
             ),
             "encryptionConfiguration": encryption,
         }
+        if filters := parameters.get("imageTagMutabilityExclusionFilters"):
+            described["imageTagMutabilityExclusionFilters"] = filters
         repository = _Repository(next(self._numbers), described)
         self._registry(account_id)[name] = repository
         return repository
@@ -488,7 +554,58 @@ class FakeAws:
     def _remove(self, account_id: str, name: Any) -> _Repository:
         found = self._find(account_id, _check_name(name))
         del self._registry(account_id)[name]
+        self._lifecycles.pop(name, None)
         return found
+
+    def _get_scanning(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters)
+        return {"registryId": caller.account_id, "scanningConfiguration": self._scanning}
+
+    def _describe_templates(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters, "maxResults")
+        page = list(self._templates.values())[: _page_size(parameters)]
+        more = {"nextToken": "more"} if len(page) < len(self._templates) else {}
+        return {"registryId": caller.account_id, "repositoryCreationTemplates": page, **more}
+
+    def _describe_cache_rules(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters, "registryId", "maxResults")
+        self._check_registry(parameters, caller)
+        page = list(self._cache_rules.values())[: _page_size(parameters)]
+        more = {"nextToken": "more"} if len(page) < len(self._cache_rules) else {}
+        return {"pullThroughCacheRules": page, **more}
+
+    def _describe_registry(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters)
+        configuration = {"rules": self._replication}
+        return {"registryId": caller.account_id, "replicationConfiguration": configuration}
+
+    def _get_lifecycle_policy(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters, "registryId", "repositoryName")
+        self._check_registry(parameters, caller)
+        name = _check_name(parameters.get("repositoryName"))
+        self._find(caller.account_id, name)
+        if name not in self._lifecycles:
+            raise ApiError(
+                "LifecyclePolicyNotFoundException",
+                f"Lifecycle policy does not exist for the repository with name '{name}' in the "
+                f"registry with id '{caller.account_id}'",
+            )
+        return {
+            "registryId": caller.account_id,
+            "repositoryName": name,
+            "lifecyclePolicyText": self._lifecycles[name],
+            "lastEvaluatedAt": time.time(),
+        }
 
     # STS
 
@@ -607,6 +724,34 @@ def _check_name(name: Any) -> str:
     if not isinstance(name, str) or not 2 <= len(name) <= 256 or not _NAME.fullmatch(name):
         raise _invalid("repositoryName", f"must satisfy regular expression '{_NAME.pattern}'")
     return name
+
+
+def _page_size(parameters: Mapping[str, Any]) -> int:
+    size = parameters.get("maxResults", 100)
+    if not isinstance(size, int) or not 1 <= size <= 1_000:
+        bound = "greater than or equal to 1" if size == 0 else "less than or equal to 1000"
+        raise _invalid("maxResults", f"Member must have value {bound}")
+    return size
+
+
+def _wildcards(filters: Iterable[str]) -> list[dict[str, str]]:
+    return [{"filter": each, "filterType": "WILDCARD"} for each in filters]
+
+
+def lifecycle_policy(images: int, **selection: Any) -> str:
+    """A lifecycle policy of one rule that leaves so many images; `selection` varies the rule."""
+    rule = {
+        "rulePriority": 1,
+        "description": "Keep the newest images",
+        "selection": {
+            "tagStatus": "any",
+            "countType": "imageCountMoreThan",
+            "countNumber": images,
+            **selection,
+        },
+        "action": {"type": "expire"},
+    }
+    return json.dumps({"rules": [rule]})
 
 
 def _check_known(parameters: Iterable[str], *known: str) -> None:

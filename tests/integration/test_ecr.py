@@ -133,12 +133,29 @@ def test_a_read_is_complete_and_keeps_its_budget(fake: FakeAws, count: int) -> N
 
 def test_a_repository_is_read_as_ecr_describes_it(fake: FakeAws) -> None:
     created = datetime(2026, 1, 5, 7, 30, 15, tzinfo=UTC)
-    uri = fake.create("payments/gateway", created, scan_on_push=True, encryption="KMS")
+    uri = fake.create(
+        "payments/gateway",
+        created,
+        scan_on_push=True,
+        encryption="KMS",
+        tag_mutability="IMMUTABLE_WITH_EXCLUSION",
+        mutable_tags=["pr-*", "latest"],
+    )
     inventory = registry(fake).read()
     assert inventory == Inventory(
         account_id=fake.account_id,
         region=fake.region,
-        repositories=(Repository("payments/gateway", uri, created, True, "KMS"),),  # noqa: FBT003
+        repositories=(
+            Repository(
+                "payments/gateway",
+                uri,
+                created,
+                scan_on_push=True,
+                encryption="KMS",
+                tag_mutability="IMMUTABLE_WITH_EXCLUSION",
+                mutable_tags=("latest", "pr-*"),
+            ),
+        ),
     )
 
 

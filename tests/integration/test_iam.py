@@ -27,7 +27,15 @@ READER: Final = "catalog-reader"
 NAMES: Final = tuple(f"team/app-{number}" for number in range(5))
 
 # What IAM checks for each request. GetCallerIdentity needs no permission, says AWS's reference.
-_ECR: Final = {"DescribeRepositories": "ecr:DescribeRepositories"}
+_OF_REPOSITORIES: Final = frozenset({"DescribeRepositories", "GetLifecyclePolicy"})
+_OF_THE_REGISTRY: Final = frozenset(
+    {
+        "GetRegistryScanningConfiguration",
+        "DescribeRepositoryCreationTemplates",
+        "DescribePullThroughCacheRules",
+        "DescribeRegistry",
+    }
+)
 _FREE: Final = frozenset({"GetCallerIdentity"})
 
 
@@ -172,9 +180,15 @@ def aws_actions(world: World) -> set[Action]:
             context = (("sts:RoleSessionName", call.parameters["RoleSessionName"]),)
             found.add(Action("sts:AssumeRole", call.parameters["RoleArn"], context))
             continue
+        if call.operation in _OF_THE_REGISTRY:
+            # No such action can be limited to a resource.
+            found.add(Action(f"ecr:{call.operation}", "*"))
+            continue
+        assert call.operation in _OF_REPOSITORIES
         # A listing is checked against every repository, a look-up against the one.
-        for name in call.parameters.get("repositoryNames", ["*"]):
-            found.add(Action(_ECR[call.operation], f"{repositories}/{name}"))
+        named = call.parameters.get("repositoryName")
+        for name in [named] if named else call.parameters.get("repositoryNames", ["*"]):
+            found.add(Action(f"ecr:{call.operation}", f"{repositories}/{name}"))
     return found
 
 
@@ -218,6 +232,7 @@ def recorded(tmp_path: Path, s3: str) -> Iterator[Recorded]:
                 "role_arn": f"arn:aws:iam::{world.fake.account_id}:role/{READER}",
             },
             publish={**target.settings(), "endpoint_url": proxy.url},
+            policy={"risk": {"low": {"scanning": "on-push", "keep_images": 20}}},
         )
         yield Recorded(world, proxy, target.bucket)
 
@@ -226,6 +241,7 @@ def run_everything(recorded: Recorded) -> None:
     """Let every kind of run happen: each branch that calls AWS is taken once."""
     world = recorded.world
     world.have(*NAMES)
+    world.fake.create("orphan")
     assert world.sync().outcome == "published"  # the first time: there is no object yet
     assert world.sync().outcome == "unchanged"
     world.fake.delete(NAMES[0])
@@ -257,6 +273,8 @@ def test_the_policies_allow_just_what_whole_runs_call(recorded: Recorded) -> Non
         == policies.actions
         == {
             "ecr:DescribeRepositories",
+            "ecr:GetLifecyclePolicy",
+            *(f"ecr:{operation}" for operation in _OF_THE_REGISTRY),
             "sts:AssumeRole",
             "s3:GetObject",
             "s3:PutObject",
@@ -276,6 +294,9 @@ def test_the_policies_allow_just_what_whole_runs_call(recorded: Recorded) -> Non
     [
         ("ecr:DescribeRepositories", "arn:aws:ecr:eu-west-2:999999999999:repository/x"),
         ("ecr:DescribeRepositories", "arn:aws:ecr:us-east-1:123456789012:repository/x"),
+        ("ecr:GetLifecyclePolicy", "arn:aws:ecr:eu-west-2:999999999999:repository/x"),
+        ("ecr:PutLifecyclePolicy", "arn:aws:ecr:eu-west-2:123456789012:repository/x"),
+        ("ecr:PutRegistryScanningConfiguration", "*"),
         ("ecr:DeleteRepository", "arn:aws:ecr:eu-west-2:123456789012:repository/x"),
         ("ecr:BatchGetImage", "arn:aws:ecr:eu-west-2:123456789012:repository/x"),
         ("ecr:GetAuthorizationToken", "*"),

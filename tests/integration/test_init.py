@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecr_catalog_pipeline.commands.init import mirror_text, scalar
+from ecr_catalog_pipeline.core.ecr_settings import Scanning
+from ecr_catalog_pipeline.core.policy import Policy
 from ecr_catalog_pipeline.core.strict_yaml import as_backstage_reads, as_written, parse_documents
 from ecr_catalog_pipeline.settings import FileTarget, GitTarget, load_mirror
 from tests.fakes.aws import FakeAws, Fault
@@ -346,7 +348,7 @@ def test_every_key_that_stands_there_as_a_comment_may_be_taken_in(tmp_path: Path
         }
         text = mirror_text("goldenpath", answers, with_schema=True)
         load_mirror(tmp_path / "goldenpath.yaml", text)
-        taken = re.sub(r"^((?:  )?)# ((?:  )?[a-z_]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+        taken = re.sub(r"^((?:  )?)# ((?:  )*[a-z_]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
         assert taken != text
         if kind != "git":  # The health report is pushed with the entity.
             taken = taken[: taken.index("health:")]
@@ -539,6 +541,39 @@ def test_each_thing_that_lets_us_not_in_is_told_with_the_way_out(user: User) -> 
         assert f"{backstage.url} answers and takes the token of BACKSTAGE_TOKEN" in mended.stdout
         assert "whether its rules let it in cannot be asked" in mended.stdout
         assert user.mirror().read_bytes() == before
+
+
+def test_an_action_that_policy_needs_and_that_is_denied_is_named(user: User) -> None:
+    user.fake.create("payments/gateway")
+    denied = ("GetRegistryScanningConfiguration", "GetLifecyclePolicy")
+    for operation in denied:
+        user.fake.fail(operation, Fault.ACCESS_DENIED)
+    done = user.run("init", "goldenpath", *user.flags, "--yes")
+    assert done.returncode == 2
+    assert granted(done)["ECR"]
+    assert "denied: ecr:GetLifecyclePolicy, ecr:GetRegistryScanningConfiguration" in done.stdout
+    assert "Allow ecr:GetLifecyclePolicy and ecr:GetRegistryScanning" in done.stdout
+    user.fake.clear()
+    assert user.run("init", "--check", "goldenpath").returncode == 0
+
+
+def test_the_platforms_policy_is_offered_as_a_comment(tmp_path: Path) -> None:
+    answers = {
+        "governance.repository": "../platform",
+        "registry.region": "eu-west-2",
+        "publish.kind": "git",
+        "publish.repository": "../catalog",
+    }
+    text = mirror_text("goldenpath", answers, with_schema=False)
+    assert load_mirror(tmp_path / "goldenpath.yaml", text).policies == {}
+    offered = text[text.index("# policy:") :].replace("\n#", "\n").removeprefix("# ")
+    mirror = load_mirror(tmp_path / "goldenpath.yaml", f"{text}\n{offered}")
+    low = Policy(Scanning.ON_PUSH, "AES256", keep_images=20)
+    assert mirror.policies == {
+        "low": low,
+        "medium": replace(low, keep_images=30),
+        "high": Policy(Scanning.ON_PUSH, "KMS", immutable_tags=True, keep_images=50),
+    }
 
 
 @pytest.mark.parametrize(

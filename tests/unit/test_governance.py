@@ -286,6 +286,7 @@ def test_an_entry_is_read_whole() -> None:
                 repository_url="example/payments-gateway",
                 image_scanning=True,
                 encryption="KMS",
+                keep_images=50,
             ),
         ),
         findings=(),

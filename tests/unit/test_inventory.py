@@ -80,13 +80,22 @@ def test_a_repository_is_read_whole_with_its_time_in_utc() -> None:
         createdAt=datetime(2026, 1, 9, 23, 0, tzinfo=timezone(timedelta(hours=2))),
         imageScanningConfiguration={"scanOnPush": False},
         encryptionConfiguration={"encryptionType": "KMS", "kmsKey": "x"},
-        imageTagMutability="MUTABLE",
+        imageTagMutability="MUTABLE_WITH_EXCLUSION",
+        imageTagMutabilityExclusionFilters=[{"filter": "v*", "filterType": "WILDCARD"}, {}, "x"],
     )
 
     (read,) = parse_page({"repositories": [item]})
 
     created = datetime(2026, 1, 9, 21, 0, tzinfo=UTC)
-    assert read == Repository("ab", uri_of("ab"), created, scan_on_push=False, encryption="KMS")
+    assert read == Repository(
+        "ab",
+        uri_of("ab"),
+        created,
+        scan_on_push=False,
+        encryption="KMS",
+        tag_mutability="MUTABLE_WITH_EXCLUSION",
+        mutable_tags=("v*",),
+    )
     assert read.created_at is not None
     assert read.created_at.tzinfo is UTC
 
@@ -99,6 +108,7 @@ def test_a_repository_is_read_whole_with_its_time_in_utc() -> None:
         {"createdAt": "2026", "imageScanningConfiguration": {}, "encryptionConfiguration": {}},
         {"imageScanningConfiguration": {"scanOnPush": "yes"}},
         {"encryptionConfiguration": {"encryptionType": 1}},
+        {"imageTagMutability": {}, "imageTagMutabilityExclusionFilters": {}},
     ],
 )
 def test_what_a_repository_does_not_say_is_unknown(nothing: dict[str, Any]) -> None:

@@ -445,6 +445,27 @@ _GOOD: Final[Mapping[str, Any]] = {
 
 
 @st.composite
+def exceptions(draw: st.DrawFn) -> Any:
+    """A list of one exception that is well formed or nearly so, or no list."""
+    good = {"match": "cdk-*", "rule": "orphan", "reason": "bootstrap", "expires": "2027-06-30"}
+    key = draw(st.sampled_from(["match", "rule", "reason", "expires", "origin", "colour"]))
+    odd = draw(
+        st.sampled_from(["", "7", [], "orphan", "ghost", "exception-expired", "replication"])
+    )
+    match draw(st.sampled_from(["good", "change", "narrow", "drop", "no list"])):
+        case "change":
+            return [{**good, key: odd}]
+        case "narrow":
+            return [{**good, "origin": "replication", key: odd}]
+        case "drop":
+            return [{name: value for name, value in good.items() if name != key}]
+        case "no list":
+            return draw(st.sampled_from(["null", "", {}, [""], [[]], [good, good]]))
+        case _:
+            return [good]
+
+
+@st.composite
 def governance_files(draw: st.DrawFn) -> Any:
     """A file of one entry, with a few things changed that are findings or not."""
     entry: Any = json.loads(json.dumps(_GOOD))
@@ -466,6 +487,8 @@ def governance_files(draw: st.DrawFn) -> Any:
                 entry[section] = draw(st.sampled_from(["", [], "text"]))
     name = draw(st.sampled_from(["team/api", "team/api", "a", "Team", "team//api", "x" * 257]))
     root = {"version": "1.0", "repositories": {name: draw(st.sampled_from([entry, entry, "", []]))}}
+    if draw(st.booleans()):
+        root["exceptions"] = draw(exceptions())
     if draw(st.integers(0, 9)) == 0:
         root["colour"] = "blue"
     if draw(st.integers(0, 9)) == 0:

@@ -9,8 +9,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from ecr_catalog_pipeline.core.ecr_settings import Scanning
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.guard import RemovalLimits
+from ecr_catalog_pipeline.core.policy import Policy
 from ecr_catalog_pipeline.settings import (
     BackstageSettings,
     FileTarget,
@@ -73,6 +75,10 @@ health:
   path: docs/PLATFORM_HEALTH.md
   style: file
   env: prod
+policy:
+  risk:
+    low: {scanning: on-push, keep_images: 20}
+    high: {scanning: continuous, encryption: KMS, immutable_tags: true, keep_images: 50}
 """
 
 
@@ -163,6 +169,27 @@ def test_every_key_is_read(mirrors: Path) -> None:
             "paths": ("catalog", "more/entities.yaml"),
         },
         "health": {"path": "docs/PLATFORM_HEALTH.md", "style": "file", "env": "prod"},
+        "policy": {
+            "risk": {
+                "low": {
+                    "scanning": "on-push",
+                    "encryption": None,
+                    "immutable_tags": None,
+                    "keep_images": 20,
+                },
+                "medium": None,
+                "high": {
+                    "scanning": "continuous",
+                    "encryption": "KMS",
+                    "immutable_tags": True,
+                    "keep_images": 50,
+                },
+            }
+        },
+    }
+    assert mirror.policies == {
+        "low": Policy(scanning=Scanning.ON_PUSH, keep_images=20),
+        "high": Policy(Scanning.CONTINUOUS, "KMS", immutable_tags=True, keep_images=50),
     }
     assert mirror.removal_limits == RemovalLimits(5, 12.5)
 
@@ -188,6 +215,8 @@ def test_what_is_left_out_has_its_default(mirrors: Path) -> None:
     assert mirror.removal_limits == RemovalLimits(10, 20)
     assert mirror.sprawl is None
     assert mirror.health is None
+    assert mirror.policy is None
+    assert mirror.policies == {}
     assert mirror.s3_endpoint_url is None
 
 
