@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from botocore.session import Session as BotocoreSession
 
 from ecr_catalog_pipeline.adapters.aws import (
@@ -331,8 +332,8 @@ def _setting(client: ECRClient, setting: Setting, account: str) -> Mapping[str, 
 class _LifecyclePolicies:
     """Reads the lifecycle policies of repositories, one after the other.
 
-    A policy that is denied or malformed counts as an answer, so that the rotation goes on; the
-    reading stops there, since the next ones would hardly fare better.
+    One that is denied or malformed counts as an answer, so that the rotation goes on. A refusal
+    ends the reading: the next ones would be refused, too.
     """
 
     def __init__(self, client: ECRClient, account: str, names: Sequence[str]) -> None:
@@ -351,20 +352,29 @@ class _LifecyclePolicies:
         """Read them until the time is up.
 
         Raises:
-            Exception: what botocore raised at the first one that could not be read.
+            Unreadable: one of them says nothing.
+            Exception: what botocore raised at the first one that was refused.
         """
+        problem = ""
         for name in self._names:
             if time.monotonic() > self._deadline:
                 break
             at = datetime.now(UTC)
             try:
                 self._found[name] = Retention(at, self._keeps(name))
-            except Unreadable as reason:
-                self._found[name] = Retention(at, problem=str(reason))
             except ClientError as error:
-                if code_of(error) in _DENIED:
+                code = code_of(error)
+                if code == "RepositoryNotFoundException":
+                    self._found[name] = Retention(at, problem="no such repository")
+                    continue
+                if code in _DENIED:
                     self._found[name] = Retention(at, problem=DENIED)
                 raise
+            except (Unreadable, ResponseParserError):
+                problem = MALFORMED
+                self._found[name] = Retention(at, problem=problem)
+        if problem:
+            raise Unreadable(problem)
         return {}
 
     def _keeps(self, name: str) -> int | None:
@@ -375,8 +385,6 @@ class _LifecyclePolicies:
         except ClientError as error:
             if code_of(error) == "LifecyclePolicyNotFoundException":
                 return None
-            if code_of(error) == "RepositoryNotFoundException":
-                raise Unreadable("no such repository") from None
             raise
         return keeps_images(answer.get("lifecyclePolicyText"))
 

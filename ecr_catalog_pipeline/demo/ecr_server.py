@@ -12,18 +12,34 @@ from pathlib import Path
 from typing import Any, Final
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.core.responses import ActionResult
 from moto.ecr.models import ecr_backends
+from moto.ecr.responses import ECRResponse
 from moto.server import ThreadedMotoServer
 
-from ecr_catalog_pipeline.demo.world import FIRST_REPOSITORIES, DemoWorld
+from ecr_catalog_pipeline.demo.world import CREATION_TEMPLATES, FIRST_REPOSITORIES, DemoWorld
 
 SAVE_SECONDS: Final = 0.5
+
+
+# What moto does not know of ECR, and a run asks for.
+
+
+def _templates(_: ECRResponse) -> ActionResult:
+    return ActionResult({"repositoryCreationTemplates": list(CREATION_TEMPLATES)})
+
+
+def _cache_rules(_: ECRResponse) -> ActionResult:
+    return ActionResult({"pullThroughCacheRules": []})
 
 
 @contextmanager
 def running_ecr(world: DemoWorld) -> Iterator[None]:
     """Serve the demo's ECR, and keep what it holds in a file."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto_ecr: Any = ECRResponse
+    moto_ecr.describe_repository_creation_templates = _templates
+    moto_ecr.describe_pull_through_cache_rules = _cache_rules
     backend = ecr_backends[DEFAULT_ACCOUNT_ID][world.region]
     _restore(backend, world.ecr_state)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=world.ecr_port, verbose=False)

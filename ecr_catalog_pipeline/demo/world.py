@@ -49,6 +49,7 @@ FIRST_REPOSITORIES: Final[Mapping[str, Mapping[str, object]]] = {
     "tmp-debug-jo": {},
     "shop/black-friday-2024": {},
 }
+CREATION_TEMPLATES: Final = ({"prefix": "shop", "appliedFor": ["CREATE_ON_PUSH"]},)
 # The demo's repositories are its own, on this host: they need none of the user's configuration.
 _ENVIRONMENT: Final = {
     "GIT_CONFIG_GLOBAL": os.devnull,
