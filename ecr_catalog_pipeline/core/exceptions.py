@@ -18,6 +18,7 @@ from typing import Final
 from ecr_catalog_pipeline.core.findings import Finding, Severity
 from ecr_catalog_pipeline.core.origins import OrphanOrigin
 from ecr_catalog_pipeline.core.strict_yaml import quoted
+from ecr_catalog_pipeline.core.text import clean_text
 
 ORPHAN: Final = "orphan"
 EXCEPTION_MALFORMED: Final = "exception-malformed"
@@ -163,7 +164,7 @@ def unused(exceptions: Iterable[GovernanceException]) -> Iterator[Finding]:
 def accepted_in_words(acceptance: Acceptance) -> str:
     """Say why something is accepted, and until when."""
     until = f"until {acceptance.expires}" if acceptance.expires else "without an end"
-    return f"Accepted {until}: {acceptance.reason}"
+    return f"Accepted {until}: {clean_text(acceptance.reason)}"
 
 
 def names_matching(match: str, names: Sequence[str]) -> Iterator[str]:

@@ -236,7 +236,7 @@ def test_plan_prints_the_contract_as_one_json_object(world: World, shell: Shell)
             row(FIVE[3], "lingering", "decommissioned"),
             row(FIVE[4], "live", "active"),
             row("team/new", "live", "active"),
-            row("toolbox", "orphan", None, owner=None, risk=None),
+            row("toolbox", "orphan", None, owner=None, risk=None, origin="unknown"),
             row("wanted", "pending", "pending", environment="dev"),
         ],
         "changes": {

@@ -51,7 +51,13 @@ from sqlalchemy import create_engine
 from ecr_catalog_pipeline.cli import cli
 from ecr_catalog_pipeline.commands.schema import governance_schema
 from ecr_catalog_pipeline.core.alerts import Alert, Condition, Signal
-from ecr_catalog_pipeline.core.governance import ROOT_KEYS, SECTIONS, parse_governance
+from ecr_catalog_pipeline.core.ecr_settings import Setting
+from ecr_catalog_pipeline.core.governance import (
+    EXCEPTION,
+    ROOT_KEYS,
+    SECTIONS,
+    parse_governance,
+)
 from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.core.layers import laid_over
 from ecr_catalog_pipeline.definitions import build_definitions
@@ -64,6 +70,7 @@ from ecr_catalog_pipeline.settings import (
     GitTarget,
     LoadedMirrors,
     Mirror,
+    RiskPolicySettings,
     S3Target,
     load_mirror,
 )
@@ -953,6 +960,20 @@ def test_every_key_of_the_governance_file_is_documented() -> None:
     entry = {f"{name}.{key}" for name, section in SECTIONS.items() for key in section.keys}
     assert set(root) == entry | ROOT_KEYS.keys()
     assert len(root) == len(set(root))
+
+
+def test_every_key_of_policy_and_exceptions_is_documented() -> None:
+    page = "docs/policy.md"
+    keys = [codes(cells[0])[0] for cells in rows(page, "Policy by risk", 2)]
+    assert keys == list(RiskPolicySettings.model_fields)
+    of_exceptions = [codes(cells[0])[0] for cells in rows(page, "Exceptions", 2)]
+    assert of_exceptions == list(EXCEPTION.keys)
+
+
+def test_every_action_of_aws_is_documented() -> None:
+    heading = "What is read, and what happens when it cannot be"
+    told = [code for cells in rows("docs/policy.md", heading, 3) for code in codes(cells[0])]
+    assert set(told) == set(Setting)
 
 
 def read_variables() -> set[str]:

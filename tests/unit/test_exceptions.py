@@ -172,6 +172,15 @@ def test_an_accepted_orphan_ghost_or_lingering_one_keeps_its_state_and_stands_ap
             assert each.remediation == "Accepted until 2026-01-09: because"
 
 
+def test_a_reason_of_any_text_is_told_on_one_line() -> None:
+    hostile = GovernanceException("*", "orphan", "a\nb\x1b[2J\u202ec" + "x" * 4_000)
+    told = [each.remediation for each in held([hostile]).excepted]
+    expired = replace(hostile, expires=YESTERDAY)
+    told += [each.message for each in held([expired]).findings]
+    assert len(told) == 4
+    assert all(each.isprintable() and len(each) < 1_000 for each in told)
+
+
 @pytest.mark.parametrize("state", ["live", "pending", "retired", "lIVE"])
 def test_what_is_well_cannot_be_accepted(state: str) -> None:
     found = held([GovernanceException("*", state, "because")])
