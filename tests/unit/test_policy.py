@@ -24,12 +24,21 @@ from ecr_catalog_pipeline.core.ecr_settings import (
     Setting,
 )
 from ecr_catalog_pipeline.core.findings import Finding, Severity
-from ecr_catalog_pipeline.core.governance import Entry
+from ecr_catalog_pipeline.core.governance import Entry, parse_governance
 from ecr_catalog_pipeline.core.inventory import Inventory, Repository
 from ecr_catalog_pipeline.core.policy import Policy, policy_for
 from ecr_catalog_pipeline.core.reconcile import Conformance, ReconciledRegistry, reconcile
 from ecr_catalog_pipeline.core.retention import Retention
-from tests.unit.builders import ACCOUNT, NOW, REGION, catalog, entry, inventory, repository
+from tests.unit.builders import (
+    ACCOUNT,
+    DATA,
+    NOW,
+    REGION,
+    catalog,
+    entry,
+    inventory,
+    repository,
+)
 
 ALL: Final = Policy(Scanning.ON_PUSH, "KMS", immutable_tags=True, keep_images=50)
 POLICIES: Final = dict.fromkeys(("low", "medium", "high"), ALL)
@@ -332,3 +341,43 @@ def test_the_table_stays_small_and_counts_every_repository(owners: int) -> None:
     )
     assert len(found.conformance) <= MAX_ROWS + 1
     assert sum(each.unknown for each in found.conformance) == owners
+
+
+# The platform's file
+
+
+def test_policy_says_of_the_platforms_file_what_a_person_would() -> None:
+    """Of 11 entries two are in AWS: made by hand, neither scanned nor with a lifecycle policy."""
+    entries = parse_governance((DATA / "platform" / "ecr-catalog.yaml").read_bytes())
+    by_hand = {"scan_on_push": False, "encryption": "AES256", "tag_mutability": "MUTABLE"}
+    names = ("new-app-16", "new-wp-reg2")
+    present = Inventory(ACCOUNT, REGION, tuple(repository(name, **by_hand) for name in names))
+    low = Policy(Scanning.ON_PUSH, "AES256", keep_images=20)
+    high = Policy(Scanning.ON_PUSH, "KMS", immutable_tags=True, keep_images=50)
+    found = check_conformance(
+        reconcile(entries, present),
+        catalog=entries,
+        inventory=present,
+        policies={"low": low, "medium": replace(low, keep_images=30), "high": high},
+        learnt=Learnt(BASIC, dict.fromkeys(names, Retention(NOW))),
+        today=TODAY,
+    )
+    assert {state.value: count for state, count in found.counts().items() if count} == {
+        "live": 2,
+        "pending": 6,
+        "ghost": 3,
+    }
+    assert [(each.repository, each.rule, each.control) for each in found.findings] == [
+        (name, *said)
+        for name in names
+        for said in (
+            ("image-scanning-off", "ECR.1"),
+            ("promote-to-active", None),
+            ("retention-missing", "ECR.3"),
+        )
+    ]
+    assert [(row.aspect, row.kept, row.broken) for row in found.conformance] == [
+        ("keep_images", 0, 2),
+        ("scanning", 0, 2),
+        ("encryption", 2, 0),
+    ]
