@@ -471,16 +471,21 @@ def mirror_text(
             if key in chosen:
                 lines += _comment(each.description or "", "  ")
                 lines.append(f"  {key}: {scalar(chosen[key])}")
-            elif f"{section}.{key}" in elsewhere:
-                continue
-            elif (example := own.get(f"{section}.{key}", _example(each))) is not None:
-                lines += _comment(each.description or "", "  ") if chosen else []
-                lines.append(f"  # {key}: {example}" if chosen else f"#   {key}: {example}")
-            elif isinstance(each.annotation, type) and issubclass(each.annotation, BaseModel):
-                lines.append(f"#   {key}:")
-                inner = {name: _example(own) for name, own in each.annotation.model_fields.items()}
-                lines += [f"#     {name}: {shown}" for name, shown in inner.items() if shown]
+            elif f"{section}.{key}" not in elsewhere:
+                lines += _offered(key, each, own.get(f"{section}.{key}"), alone=not chosen)
     return "\n".join(lines) + "\n"
+
+
+def _offered(key: str, field: FieldInfo, example: str | None, *, alone: bool) -> Iterator[str]:
+    """Give a key as a comment; alone, its whole block is one and needs no further words."""
+    model, shown = field.annotation, example or _example(field)
+    if shown is not None:
+        yield from () if alone else _comment(field.description or "", "  ")
+        yield f"#   {key}: {shown}" if alone else f"  # {key}: {shown}"
+    elif isinstance(model, type) and issubclass(model, BaseModel):
+        yield f"#   {key}:"
+        inner = {name: _example(each) for name, each in model.model_fields.items()}
+        yield from (f"#     {name}: {each}" for name, each in inner.items() if each)
 
 
 def scalar(value: object) -> str:
