@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 from typing import Any, Final
 
@@ -34,6 +35,11 @@ def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
     """Colour a text for `echo`; the text itself is made visible."""
     begin, _, end = click.style("|", fg=fg, bold=bold).partition("|")
     return f"{_marked(begin)}{visible(text)}{_marked(end)}"
+
+
+def width() -> int | None:
+    """How many columns stdout has; None where it is no terminal: any line fits there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def echo(*lines: str, err: bool = False) -> None:

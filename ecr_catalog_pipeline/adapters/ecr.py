@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -59,6 +59,9 @@ _BAD_CREDENTIALS: Final = frozenset(
 )
 _LIST: Final = "ecr:DescribeRepositories"
 
+OnPage = Callable[[int, int], object]
+"""Hears of each page of a listing: how many pages and repositories were read so far."""
+
 
 class EcrRegistry:
     """One ECR registry. Its clients are made on use and kept."""
@@ -77,7 +80,7 @@ class EcrRegistry:
         self._endpoint_url = endpoint_url
         self._answering_account: str | None = None
 
-    def read(self) -> Inventory:
+    def read(self, on_page: OnPage = lambda _pages, _repositories: None) -> Inventory:
         """Read the whole registry.
 
         Raises:
@@ -88,7 +91,7 @@ class EcrRegistry:
         return Inventory(
             account_id=account,
             region=self.region,
-            repositories=merge_pages(self._pages(account, deadline)),
+            repositories=merge_pages(_counted(self._pages(account, deadline), on_page)),
         )
 
     def prove_absent(self, account_id: str, names: Sequence[str]) -> frozenset[str]:
@@ -259,6 +262,14 @@ class EcrRegistry:
                 f"no AWS client for {service}: {error}",
                 remediation="Check the AWS profile and configuration of this process.",
             ) from None
+
+
+def _counted(pages: Iterable[list[Repository]], on_page: OnPage) -> Iterator[list[Repository]]:
+    repositories = 0
+    for number, page in enumerate(pages, 1):
+        repositories += len(page)
+        on_page(number, repositories)
+        yield page
 
 
 def _deadline() -> float:

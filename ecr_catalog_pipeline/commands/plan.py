@@ -25,7 +25,7 @@ from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.mirroring import Past, run_tick
 from ecr_catalog_pipeline.settings import Mirror
-from ecr_catalog_pipeline.terminal import echo, echo_json
+from ecr_catalog_pipeline.terminal import echo, echo_json, width
 from ecr_catalog_pipeline.wiring import adapters_of
 
 _OUTCOMES = {OK: "unchanged", CHANGES: "changes", HELD: "held"}
@@ -35,8 +35,15 @@ _OUTCOMES = {OK: "unchanged", CHANGES: "changes", HELD: "held"}
 @mirror_option
 @all_option
 @json_option
-def plan(name: str | None, *, every: bool, as_json: bool) -> int:
+@click.option(
+    "--all-states",
+    is_flag=True,
+    help="List every repository and finding, also past 60 repositories.",
+)
+def plan(name: str | None, *, every: bool, as_json: bool, all_states: bool) -> int:
     """Show what the next publication would change; publish nothing.
+
+    Past 60 repositories it lists only what needs attention.
 
     Exit code: 0 nothing to publish, 2 changes to publish, 3 held, 1 error.
     """
@@ -50,7 +57,7 @@ def plan(name: str | None, *, every: bool, as_json: bool) -> int:
     if as_json:
         echo_json(plan_as_json(mirror.name, planned))
     else:
-        echo(*plan_as_text(mirror.name, where, planned))
+        echo(*plan_as_text(mirror.name, where, planned, width=width(), all_states=all_states))
     if stays := left_behind(past.last, where, mirror.identity.reference):
         echo(f"Left behind: {stays}", err=True)
     return _code(planned.plan)

@@ -55,6 +55,12 @@ def inert(text: str) -> str:
     return _MARKUP.sub(lambda found: _DEAD_MARKUP[found[0]], unlinked(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Say a number of things: `1 repository`, `3,000 repositories`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
     """Make one line of printable text of a user's, cut at `limit` characters.
 
