@@ -64,6 +64,11 @@ def echo_json(value: Any) -> None:
     click.echo()
 
 
+def echo_markdown(text: str) -> None:
+    """Print Markdown of ours, in which text of others is escaped already, line by line."""
+    echo(*text.splitlines())
+
+
 def print_what_cannot_be_encoded_as_escapes() -> None:
     """Let no locale turn a character into an error."""
     for stream in (sys.stdout, sys.stderr):

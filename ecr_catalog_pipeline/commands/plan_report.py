@@ -92,18 +92,21 @@ def plan_as_text(
     where: str,
     planned: PlannedRegistry,
     *,
+    governance: str | None = None,
     width: int | None = None,
     all_states: bool = False,
 ) -> Iterator[str]:
     """Give the lines that `ecr-catalog plan` prints, with terminal colours.
 
     Args:
+        governance: what was read in place of the branch's tip; None when that was read.
         width: how many columns the table may take; None for as many as it needs.
         all_states: show everything, however large the registry is.
     """
     plan, registry = planned.plan, planned.registry
+    governance = governance or f"at {plan.source_sha[:12]}"
     whole = all_states or len(registry.repositories) <= _LARGE
-    yield f"Mirror {style(mirror, bold=True)}, governance at {plan.source_sha[:12]}"
+    yield f"Mirror {style(mirror, bold=True)}, governance {governance}"
     yield f"Publishes to {where}"
     yield f"Published now: {plan.last_good}"
     yield _summary(planned)
