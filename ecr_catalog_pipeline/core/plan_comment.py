@@ -188,9 +188,12 @@ def _publication(proposal: Proposal) -> Iterator[str]:
             f"{len(changes.added):,} added, {len(changes.updated):,} updated, "
             f"{len(changes.removed):,} removed"
         )
-        first = "The first publication" if plan.published_digest is None else "The publication"
-        yield f"{first} after a merge now: {counted(plan.counts[State.LIVE], 'live repository')}, "
-        yield f"{numbers}." + _of_the_branch(proposal)
+        number = "first" if plan.published_digest is None else "next"
+        live = counted(plan.counts[State.LIVE], "live repository")
+        yield (
+            f"If it were merged now, the {number} publication would list {live}: {numbers}."
+            + _of_the_branch(proposal)
+        )
     if not plan.held:
         return
     yield ""

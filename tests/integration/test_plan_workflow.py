@@ -7,26 +7,33 @@ those of a server on loopback that speaks as much of both APIs as is used.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import pytest
+import yaml
 
 from tests.fakes.aws import Fault
 from tests.integration.conftest import Repository
 from tests.integration.test_deploy import (
+    BIN,
     SIX,
     Runner,
     assert_no_step_runs_what_comes_from_outside,
+    password,
+    run,
     steps,
     workflow,
 )
+from tests.integration.test_docs import of
 from tests.integration.worlds import GOVERNANCE_PATH, GitTarget, World, a_world
 
 REPOSITORY: Final = "example/platform"
@@ -44,7 +51,7 @@ class Comment:
 
 @dataclass
 class Comments:
-    """The comments of one pull request, behind the API of GitHub."""
+    """The comments of one pull request, behind the APIs of GitHub and of GitLab."""
 
     token: str = TOKEN
     listed: list[Comment] = field(default_factory=list)
@@ -63,7 +70,7 @@ class Comments:
                 status, answer = comments.answer(self.command, self.path, self.headers, body)
                 self._reply(status, answer)
 
-            do_PATCH = do_POST  # noqa: N815 - what the base class calls
+            do_PATCH = do_PUT = do_POST  # noqa: N815 - what the base class calls
 
             def _reply(self, status: int, answer: object) -> None:
                 content = json.dumps(answer).encode()
@@ -89,12 +96,15 @@ class Comments:
         self.listed.append(comment)
         return comment
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: Any
-    ) -> tuple[int, object]:
-        if headers.get("Authorization") != f"Bearer {self.token}":
+    def answer(self, method: str, target: str, headers: Message, body: Any) -> tuple[int, object]:
+        if self.token not in {headers.get("PRIVATE-TOKEN"), headers.get("Authorization", "")[7:]}:
             return 401, {"message": "Bad credentials"}
         parts = urlsplit(target)
+        if parts.path.startswith("/api/v4/"):
+            return self._answer_as_gitlab(method, parts, body)
+        return self._answer_as_github(method, parts, body)
+
+    def _answer_as_github(self, method: str, parts: SplitResult, body: Any) -> tuple[int, object]:
         issues = f"/repos/{REPOSITORY}/issues"
         if method == "GET" and parts.path == f"{issues}/{NUMBER}/comments":
             query = parse_qs(parts.query)
@@ -116,6 +126,28 @@ class Comments:
             comment.body = body["body"]
             return 200, {}
         return 404, {"message": "Not Found"}
+
+    def _answer_as_gitlab(self, method: str, parts: SplitResult, body: Any) -> tuple[int, object]:
+        notes = f"/api/v4/projects/3/merge_requests/{NUMBER}/notes"
+        people = {BOT: 1}
+        if (method, parts.path) == ("GET", "/api/v4/user"):
+            return 200, {"id": people[BOT]}
+        if (method, parts.path) == ("GET", notes):
+            query = parse_qs(parts.query)
+            size, page = int(query["per_page"][0]), int(query["page"][0])
+            return 200, [
+                {"id": each.id, "body": each.body, "author": {"id": people.get(each.author, 2)}}
+                for each in self.listed[(page - 1) * size : page * size]
+            ]
+        if (method, parts.path) == ("POST", notes):
+            self.written.append("new")
+            self.add(body["body"], BOT)
+            return 201, {}
+        if method == "PUT" and parts.path.startswith(f"{notes}/"):
+            self.written.append("renewed")
+            self.listed[int(parts.path.rsplit("/", 1)[1]) - 1].body = body["body"]
+            return 200, {}
+        return 404, {"message": "404 Not Found"}
 
 
 @pytest.fixture
@@ -300,3 +332,88 @@ def test_what_comes_from_outside_is_never_run(runner: Runner, hostile: str) -> N
         runner.contexts[name] = hostile
     assert runner.job()[0] != 0
     assert not list(runner.world.folder.rglob("pwned"))
+
+
+# GitLab
+
+
+def gitlab_job() -> dict[str, Any]:
+    (block,) = [each for each in of("yaml") if "ecr-catalog-plan:" in each.text]
+    job: dict[str, Any] = yaml.safe_load(block.text)["ecr-catalog-plan"]
+    return job
+
+
+def run_gitlab_job(request: PullRequest, comments: Comments, folder: Path) -> tuple[int, str]:
+    given = {
+        "CI_API_V4_URL": f"{comments.url}/api/v4",
+        "CI_PROJECT_ID": "3",
+        "CI_PROJECT_DIR": str(request.checkout.folder),
+        "CI_MERGE_REQUEST_IID": str(NUMBER),
+        "CI_JOB_URL": "https://gitlab.example.com/jobs/9",
+        "CI_SERVER_URL": "https://gitlab.example.com",
+        "CI_JOB_TOKEN": "a-job-token",
+        "AWS_ID_TOKEN": "an-id-token",
+        "PLAN_TOKEN": TOKEN,
+    }
+    # GitLab puts known variables into others; `$$` is a dollar.
+    variables = {
+        name: re.sub(r"\$(\$|[A-Z_]+)", lambda found: given.get(found[1], "$"), value)
+        for name, value in gitlab_job()["variables"].items()
+    }
+    (script,) = gitlab_job()["script"]
+    done = run(
+        ["bash", "-e", "-c", script],
+        request.checkout.folder,
+        {
+            "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
+            "HOME": str(folder),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "ECR_CATALOG_CACHE": str(request.world.cache),
+            **given,
+            **variables,
+            "MIRROR": request.world.name,
+            "GOVERNANCE": GOVERNANCE_PATH,
+        },
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_merge_request_of_gitlab_gets_one_note_that_is_renewed(
+    request_: PullRequest, comments: Comments, tmp_path: Path
+) -> None:
+    for number in range(101):
+        comments.add(f"<!-- ecr-catalog:plan:goldenpath --> Note {number}")
+    request_.replace('"active"', '"deprecated"')
+
+    code, log = run_gitlab_job(request_, comments, tmp_path)
+    assert code == 0, log
+    assert "status: `active` → `deprecated`" in comments.listed[-1].body
+
+    request_.push("repositories: [")
+    code, log = run_gitlab_job(request_, comments, tmp_path)
+    assert code == 1
+    assert "**This file cannot be used.**" in comments.listed[-1].body
+    assert comments.written == ["new", "renewed"]
+    assert len(comments.listed) == 102
+
+    (request_.checkout.folder / GOVERNANCE_PATH).unlink()
+    code, log = run_gitlab_job(request_, comments, tmp_path)
+    assert code == 1
+    assert "[The job](https://gitlab.example.com/jobs/9) says why." in comments.listed[-1].body
+    assert TOKEN not in log
+
+
+def test_gitlabs_job_gives_git_the_jobs_token_and_runs_for_no_fork() -> None:
+    job = gitlab_job()
+    helper = job["variables"]["GIT_CONFIG_VALUE_0"].replace("$$", "$")
+    said = password(
+        {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "credential.https://github.com.helper",
+            "GIT_CONFIG_VALUE_0": helper,
+            "CI_JOB_TOKEN": "a-job-token",
+        }
+    )
+    assert "username=gitlab-ci-token\npassword=a-job-token\n" in said
+    (rule,) = job["rules"]
+    assert "$CI_MERGE_REQUEST_SOURCE_PROJECT_ID == $CI_PROJECT_ID" in rule["if"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from typing import Any, Final
@@ -26,8 +27,10 @@ from ecr_catalog_pipeline.core.plan_comment import (
 )
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, reconcile
 from ecr_catalog_pipeline.core.text import shortened, unlinked, visible
-from tests.unit.builders import catalog, entry, inventory, plan, published
+from tests.unit.builders import DATA, catalog, entity_of, entry, inventory, plan, published
+from tests.unit.builders import rendered as rendered_entity
 
+EXAMPLE: Final = DATA / "plan-comment.md"
 PATH: Final = "catalogs/ecr-catalog.yaml"
 HOSTILE: Final = (
     "@team",
@@ -133,7 +136,7 @@ def test_it_says_what_appears_disappears_changes_and_what_else_changes_its_state
 
     assert said.startswith(f"{marker('goldenpath')}\n### Container registry `goldenpath`")
     assert "**1 disappears, 2 appear, 1 changes, 1 other change of state.**" in said
-    assert "after a merge now: 2 live repositories, \n1 added, 1 updated, 1 removed." in said
+    assert "would list 2 live repositories: 1 added, 1 updated, 1 removed." in said
     assert "not published yet" not in said
     for row in (
         "| `team/gone` | `platform-team` | lingering: decommissioned, but still in AWS: never",
@@ -143,6 +146,53 @@ def test_it_says_what_appears_disappears_changes_and_what_else_changes_its_state
         "| `team/ghost` | - | ghost: governed, but not in AWS: never published |",
     ):
         assert row in said
+    assert_is_text(said)
+
+
+def test_the_comment_of_the_documentation_is_one_of_ours() -> None:
+    present = inventory(["payments/gateway", "shop/cart", "shop/legacy-cart", "shop/search"])
+    governed = [
+        entry("payments/gateway", owner="app-team-payments", risk="high", environment="prod"),
+        entry("payments/invoice-archive", owner="app-team-payments"),
+        entry("shop/cart", owner="app-team-shop"),
+        entry("shop/legacy-cart", owner="app-team-shop"),
+    ]
+    proposed = [
+        governed[0],
+        replace(governed[2], owner="app-team-checkout", risk="medium"),
+        replace(governed[3], status=Status.DECOMMISSIONED),
+        entry("shop/search", owner="app-team-shop", environment="prod"),
+        entry("shop/vouchers", owner="app-team-shop", status=Status.PENDING),
+        entry("shop/wishlist", owner="app-team-shop"),
+    ]
+    before = reconcile(catalog(governed), present)
+    after = reconcile(catalog(proposed), present)
+    gone = Finding(
+        "shop/legacy-cart",
+        "image-scanning-off",
+        Severity.WARNING,
+        "governance wants on-push, ECR scans off",
+        "Turn on scanning of the registry.",
+        "ECR.1",
+    )
+    new = Finding(
+        "shop/search", "id-missing", Severity.WARNING, "metadata.id is missing", "Add an id."
+    )
+    listed = rendered_entity(entity_of(before))
+    limits = RemovalLimits(max_removals=0)
+
+    said = comment_on(
+        proposal(
+            replace(before, findings=(gone,)),
+            replace(after, findings=(new,)),
+            published=listed,
+            limits=limits,
+        )
+    )
+
+    if os.environ.get("ECR_CATALOG_WRITE_TRANSCRIPT"):
+        EXAMPLE.write_text(said, encoding="utf-8")
+    assert said == EXAMPLE.read_text(encoding="utf-8")
     assert_is_text(said)
 
 
