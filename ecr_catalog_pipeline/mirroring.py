@@ -191,6 +191,11 @@ def _no_page(_pages: int, _repositories: int) -> None:
     """Hear of a page, and do nothing."""
 
 
+def no_progress(_what: str) -> AbstractContextManager[OnPage]:
+    """Say nothing of what is being done."""
+    return nullcontext(_no_page)
+
+
 def now_utc() -> datetime:
     """The clock."""
     return datetime.now(UTC)
@@ -204,7 +209,7 @@ def run_tick(
     publishes: bool,
     run_id: str = "",
     approve: str | None = None,
-    progress: Progress = lambda _: nullcontext(_no_page),
+    progress: Progress = no_progress,
 ) -> Tick:
     """Read both sources, plan, publish, and ask Backstage, in this order.
 

@@ -58,6 +58,7 @@ _BAD_CREDENTIALS: Final = frozenset(
     }
 )
 _LIST: Final = "ecr:DescribeRepositories"
+_TAGS: Final = "ecr:ListTagsForResource"
 
 OnPage = Callable[[int, int], object]
 """Hears of each page of a listing: how many pages and repositories were read so far."""
@@ -104,6 +105,24 @@ class EcrRegistry:
             InventoryFailed: one is there, so the listing was wrong, or a look-up failed.
         """
         return frozenset(self._proved_absent(account_id, names[:MAX_LOOK_UPS], _deadline()))
+
+    def tags(self, account_id: str, name: str) -> Mapping[str, str] | None:
+        """Give the tags of a repository; None where this role may not read them.
+
+        Raises:
+            InventoryFailed: they could not be read.
+        """
+        arn = f"arn:{self._ecr.meta.partition}:ecr:{self.region}:{account_id}:repository/{name}"
+        try:
+            answer = self._client_call(self._ecr, "list_tags_for_resource", resourceArn=arn)
+        except ClientError as error:
+            if code_of(error) in _DENIED:
+                return None
+            raise _failed(error, f"{_TAGS} of {name}") from None
+        tags = answer.get("tags")
+        if not isinstance(tags, list):
+            raise InventoryFailed(f"{_TAGS} of {name} answered without its tags", remediation=WAIT)
+        return {each["Key"]: each["Value"] for each in tags if {"Key", "Value"} <= each.keys()}
 
     def _account(self) -> str:
         """Give the answering account; asked once, unless it is the wrong one."""

@@ -6,18 +6,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.ecr import OnPage
+from ecr_catalog_pipeline.adapters.files import read_regular_file
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
+    GovernanceUnavailable,
     SettingsError,
     TargetRefused,
     TargetUnavailable,
 )
+from ecr_catalog_pipeline.core.governance import MAX_BYTES
 from ecr_catalog_pipeline.core.text import counted
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
 from ecr_catalog_pipeline.terminal import echo
@@ -81,6 +85,21 @@ def mirrors_if_any() -> LoadedMirrors:
     for error in loaded.errors.values():
         echo(f"warning: {error}", err=True)
     return loaded
+
+
+def read_governance_file(path: Path) -> bytes:
+    """Read a governance file of this machine, committed or not.
+
+    Raises:
+        GovernanceUnavailable: it cannot be read.
+    """
+    try:
+        return read_regular_file(path, MAX_BYTES)
+    except OSError as error:
+        raise GovernanceUnavailable(
+            f"{path} cannot be read: {error.strerror or error}",
+            remediation="Name the governance file in a clone of its repository.",
+        ) from None
 
 
 @contextmanager

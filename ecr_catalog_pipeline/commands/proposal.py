@@ -6,17 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecr_catalog_pipeline.adapters.files import read_regular_file
-from ecr_catalog_pipeline.commands.common import progress
+from ecr_catalog_pipeline.commands.common import progress, read_governance_file
 from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.commands.plan_report import plan_as_json, plan_as_text
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     EntityInvalid,
     GovernanceRefused,
-    GovernanceUnavailable,
 )
-from ecr_catalog_pipeline.core.governance import MAX_BYTES, Catalog, parse_governance
+from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.plan_comment import (
     Proposal,
@@ -47,21 +45,6 @@ class Proposed:
     proposal: Proposal
 
 
-def read_proposed(file: Path) -> bytes:
-    """Read a proposed governance file.
-
-    Raises:
-        GovernanceUnavailable: it cannot be read.
-    """
-    try:
-        return read_regular_file(file, MAX_BYTES)
-    except OSError as error:
-        raise GovernanceUnavailable(
-            f"{file} cannot be read: {error.strerror or error}",
-            remediation="Name the governance file of the change.",
-        ) from None
-
-
 def plan_file(mirror: Mirror, name: str, *, form: str, all_states: bool) -> Plan:
     """Plan with a proposed governance file, and print what it changes.
 
@@ -74,7 +57,7 @@ def plan_file(mirror: Mirror, name: str, *, form: str, all_states: bool) -> Plan
         CatalogError: there is no plan; in markdown, that is printed, too.
     """
     adapters, past = adapters_of(mirror, os.environ), read_past_of(mirror, os.environ)
-    content = read_proposed(Path(name))
+    content = read_governance_file(Path(name))
     try:
         proposed = plan_proposed(mirror, adapters, past, content, name=name, progress=progress)
     except CatalogError as error:

@@ -233,7 +233,7 @@ class Reader:
         for each in (self.platform, self.catalog):
             each.git("clone", "--quiet", str(each.folder), f"../{each.folder.stem}")
         for name in ("base-images/python", "payments-gateway", "tmp-debug-jo"):
-            fake.create(name)
+            fake.create(name, datetime(2026, 1, 5, tzinfo=UTC))
         backstage.source = lambda: self.platform.content(TARGET, "governance-registry")
         self.places = {
             "https://backstage.example.com": backstage.url,
@@ -900,10 +900,13 @@ def test_no_block_is_of_a_language_that_nobody_tests() -> None:
 
 def keys_of(model: type[BaseModel], prefix: str) -> dict[str, str]:
     """Give the default of every key, as a document writes it."""
-    found = {}
+    found: dict[str, str] = {}
     for name, info in model.model_fields.items():
         if info.default is PydanticUndefined:
             default = "required"
+        elif isinstance(info.default, BaseModel):
+            found |= keys_of(type(info.default), f"{prefix}{name}.")
+            continue
         elif info.default in (None, ()):
             default = "none"
         else:
