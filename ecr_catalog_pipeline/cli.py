@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from ecr_catalog_pipeline.commands.adopt import adopt
 from ecr_catalog_pipeline.commands.common import ERROR
 from ecr_catalog_pipeline.commands.guard import guard
 from ecr_catalog_pipeline.commands.init import init
@@ -32,7 +33,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (plan, sync, verify, guard, retire, init, schema_command, demo):
+for command in (plan, sync, verify, adopt, guard, retire, init, schema_command, demo):
     cli.add_command(command)
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
-from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
+from ecr_catalog_pipeline.adapters.ecr import EcrRegistry, OnPage
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
 from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
 from ecr_catalog_pipeline.core.conformance import Learnt, check_conformance, needs_of
@@ -68,8 +68,8 @@ VISIBLE_SECONDS: Final = 20
 POLL_SECONDS: Final = 0.5
 
 Clock = Callable[[], datetime]
-Progress = Callable[[str], AbstractContextManager[None]]
-"""Says what is being done while it is."""
+Progress = Callable[[str], AbstractContextManager[OnPage]]
+"""Says what is being done while it is, and gives what hears of the pages that are read."""
 
 
 class Outcome(StrEnum):
@@ -196,6 +196,15 @@ class Tick:
     report: ReportPublished | None = None
 
 
+def _no_page(_pages: int, _repositories: int) -> None:
+    """Hear of a page, and do nothing."""
+
+
+def no_progress(_what: str) -> AbstractContextManager[OnPage]:
+    """Say nothing of what is being done."""
+    return nullcontext(_no_page)
+
+
 def now_utc() -> datetime:
     """The clock."""
     return datetime.now(UTC)
@@ -209,7 +218,7 @@ def run_tick(
     publishes: bool,
     run_id: str = "",
     approve: str | None = None,
-    progress: Progress = lambda _: nullcontext(),
+    progress: Progress = no_progress,
 ) -> Tick:
     """Read both sources, plan, publish, and ask Backstage, in this order.
 
@@ -224,8 +233,8 @@ def run_tick(
     past = past or Past()
     with progress("reading governance"):
         governance = read_governance(adapters.governance, mirror.governance.path)
-    with progress("reading ECR"):
-        inventory = read_inventory(adapters.registry)
+    with progress("reading ECR") as on_page:
+        inventory = read_inventory(adapters.registry, on_page=on_page)
     with progress("comparing with what is published"):
         planned = plan_publication(mirror, adapters, governance, inventory, past)
     if not publishes:
@@ -256,10 +265,12 @@ def read_governance(repo: GovernanceRepo, path: str, clock: Clock = now_utc) -> 
     )
 
 
-def read_inventory(registry: EcrRegistry, clock: Clock = now_utc) -> InventoryRead:
+def read_inventory(
+    registry: EcrRegistry, clock: Clock = now_utc, on_page: OnPage = _no_page
+) -> InventoryRead:
     """Read the registry, completely or not at all."""
     began_at = clock()
-    return InventoryRead(registry.read(), began_at)
+    return InventoryRead(registry.read(on_page), began_at)
 
 
 def last_good(publisher: Publisher, identity: EntityIdentity, clock: Clock = now_utc) -> str:

@@ -535,6 +535,31 @@ class PolicySettings(_Settings):
     )
 
 
+TagKey = Annotated[str, AfterValidator(_key), Field(min_length=1, max_length=128)]
+
+
+class AdoptTags(_Settings):
+    """Which tags of a repository in AWS say what."""
+
+    owner: TagKey = Field(
+        default="goldenpath.idp/owner", description="The tag that names the team that answers."
+    )
+    risk: TagKey = Field(
+        default="goldenpath.idp/risk", description="The tag that says low, medium or high."
+    )
+    environment: TagKey = Field(
+        default="Environment", description="The tag that names the environment."
+    )
+
+
+class AdoptSettings(_Settings):
+    """How `ecr-catalog adopt` makes governance entries of orphans."""
+
+    tags: AdoptTags = Field(
+        default=AdoptTags(), description="Which tags of a repository in AWS say what."
+    )
+
+
 class Mirror(_Settings):
     """One governance file, one ECR registry, one entity."""
 
@@ -560,6 +585,10 @@ class Mirror(_Settings):
     )
     guard: GuardSettings = Field(
         default=GuardSettings(), description="What a plan may remove without approval."
+    )
+    adopt: AdoptSettings = Field(
+        default=AdoptSettings(),
+        description="How `ecr-catalog adopt` makes governance entries of orphans.",
     )
     sprawl: SprawlSettings | None = Field(
         default=None,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 from typing import Any, Final
 
@@ -36,6 +37,11 @@ def style(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
     return f"{_marked(begin)}{visible(text)}{_marked(end)}"
 
 
+def width() -> int | None:
+    """How many columns stdout has; None where it is no terminal: any line fits there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def echo(*lines: str, err: bool = False) -> None:
     """Print lines, each on one line whatever it holds. Colours go to a terminal only."""
     for line in lines:
@@ -56,6 +62,11 @@ def echo_json(value: Any) -> None:
     for piece in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(value):
         sys.stdout.write(_NOT_PLAIN.sub(_as_json, piece))
     click.echo()
+
+
+def echo_markdown(text: str) -> None:
+    """Print Markdown of ours, in which text of others is escaped already, line by line."""
+    echo(*text.splitlines())
 
 
 def print_what_cannot_be_encoded_as_escapes() -> None:

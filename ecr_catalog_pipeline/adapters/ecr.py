@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -73,6 +73,10 @@ _BAD_CREDENTIALS: Final = frozenset(
 )
 _THROTTLED: Final = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException"})
 _LIST: Final = "ecr:DescribeRepositories"
+_TAGS: Final = "ecr:ListTagsForResource"
+
+OnPage = Callable[[int, int], object]
+"""Hears of each page of a listing: how many pages and repositories were read so far."""
 
 
 class EcrRegistry:
@@ -92,7 +96,7 @@ class EcrRegistry:
         self._endpoint_url = endpoint_url
         self._answering_account: str | None = None
 
-    def read(self) -> Inventory:
+    def read(self, on_page: OnPage = lambda _pages, _repositories: None) -> Inventory:
         """Read the whole registry.
 
         Raises:
@@ -103,7 +107,7 @@ class EcrRegistry:
         return Inventory(
             account_id=account,
             region=self.region,
-            repositories=merge_pages(self._pages(account, deadline)),
+            repositories=merge_pages(_counted(self._pages(account, deadline), on_page)),
         )
 
     def prove_absent(self, account_id: str, names: Sequence[str]) -> frozenset[str]:
@@ -148,6 +152,24 @@ class EcrRegistry:
         answers = {each: future.result() for each, future in ended.items() if each not in failed}
         answers.pop(Setting.LIFECYCLE, None)
         return parse_settings(answers, failed, account_id), policies.found
+
+    def tags(self, account_id: str, name: str) -> Mapping[str, str] | None:
+        """Give the tags of a repository; None where this role may not read them.
+
+        Raises:
+            InventoryFailed: they could not be read.
+        """
+        arn = f"arn:{self._ecr.meta.partition}:ecr:{self.region}:{account_id}:repository/{name}"
+        try:
+            answer = self._client_call(self._ecr, "list_tags_for_resource", resourceArn=arn)
+        except ClientError as error:
+            if code_of(error) in _DENIED:
+                return None
+            raise _failed(error, f"{_TAGS} of {name}") from None
+        tags = answer.get("tags")
+        if not isinstance(tags, list):
+            raise InventoryFailed(f"{_TAGS} of {name} answered without its tags", remediation=WAIT)
+        return {each["Key"]: each["Value"] for each in tags if {"Key", "Value"} <= each.keys()}
 
     def _account(self) -> str:
         """Give the answering account; asked once, unless it is the wrong one."""
@@ -402,6 +424,14 @@ def _why_unknown(answer: Future[Any]) -> str:
             return DENIED
         return "throttled" if code in _THROTTLED else clean_text(code) or str(status_of(error))
     return type(error).__name__ if isinstance(error, BotoCoreError) else MALFORMED
+
+
+def _counted(pages: Iterable[list[Repository]], on_page: OnPage) -> Iterator[list[Repository]]:
+    repositories = 0
+    for number, page in enumerate(pages, 1):
+        repositories += len(page)
+        on_page(number, repositories)
+        yield page
 
 
 def _deadline() -> float:

@@ -6,17 +6,23 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from ecr_catalog_pipeline import mirroring
+from ecr_catalog_pipeline.adapters.ecr import OnPage
+from ecr_catalog_pipeline.adapters.files import read_regular_file
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
+    GovernanceUnavailable,
     SettingsError,
     TargetRefused,
     TargetUnavailable,
 )
+from ecr_catalog_pipeline.core.governance import MAX_BYTES
+from ecr_catalog_pipeline.core.text import counted
 from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, load_mirrors, mirrors_folder
 from ecr_catalog_pipeline.terminal import echo
 from ecr_catalog_pipeline.wiring import adapters_of
@@ -25,6 +31,8 @@ OK: Final = 0
 ERROR: Final = 1
 CHANGES: Final = 2
 HELD: Final = 3
+
+_CLEAR_LINE: Final = "\r\x1b[K"
 
 mirror_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "-m",
@@ -79,6 +87,21 @@ def mirrors_if_any() -> LoadedMirrors:
     return loaded
 
 
+def read_governance_file(path: Path) -> bytes:
+    """Read a governance file of this machine, committed or not.
+
+    Raises:
+        GovernanceUnavailable: it cannot be read.
+    """
+    try:
+        return read_regular_file(path, MAX_BYTES)
+    except OSError as error:
+        raise GovernanceUnavailable(
+            f"{path} cannot be read: {error.strerror or error}",
+            remediation="Name the governance file in a clone of its repository.",
+        ) from None
+
+
 @contextmanager
 def with_last_good(mirror: Mirror) -> Iterator[None]:
     """Note on an error what stays published in spite of it, where the target can be read."""
@@ -98,13 +121,18 @@ def with_last_good(mirror: Mirror) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[None]:
-    """Say on a terminal what takes long."""
+def progress(what: str) -> Iterator[OnPage]:
+    """Say on a terminal what takes long; gives what adds the pages that were read."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _pages, _repositories: None
         return
+
+    def on_page(pages: int, repositories: int) -> None:
+        read = f"{counted(pages, 'page')}, {counted(repositories, 'repository')}"
+        click.echo(f"{_CLEAR_LINE}{what}... {read}", err=True, nl=False)
+
     click.echo(f"{what}...", err=True, nl=False)
     try:
-        yield
+        yield on_page
     finally:
-        click.echo("\r\x1b[K", err=True, nl=False)  # Our own: it clears the line.
+        click.echo(_CLEAR_LINE, err=True, nl=False)

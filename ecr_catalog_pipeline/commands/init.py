@@ -499,6 +499,9 @@ def scalar(value: object) -> str:
 
 def _example(field: FieldInfo) -> str | None:
     value = field.default
+    if isinstance(value, BaseModel):
+        said = (f"{key}: {scalar(each)}" for key, each in value.model_dump().items())
+        return f"{{{', '.join(said)}}}"
     if (value is None or field.is_required()) and field.examples:
         value = field.examples[0]
     if isinstance(value, dict):

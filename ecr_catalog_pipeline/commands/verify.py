@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 
 import click
 
@@ -21,7 +20,7 @@ from ecr_catalog_pipeline.commands.common import (
 from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.core.parity import Verdict, judge_plan, judge_published
 from ecr_catalog_pipeline.core.plan import Plan
-from ecr_catalog_pipeline.mirroring import Past, Progress, now_utc, run_tick
+from ecr_catalog_pipeline.mirroring import Past, Progress, no_progress, now_utc, run_tick
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.terminal import echo, echo_json
 from ecr_catalog_pipeline.wiring import adapters_of
@@ -51,7 +50,7 @@ def verify(name: str | None, *, every: bool, as_json: bool) -> int:
 
 def verify_row(mirror: Mirror, past: Past) -> Row:
     """Verify one mirror of several."""
-    plan, verdict = _judged(mirror, past, lambda _: nullcontext())
+    plan, verdict = _judged(mirror, past, no_progress)
     return Row(
         OK if verdict.parity else CHANGES,
         _outcome(verdict),

@@ -17,6 +17,7 @@ _NOT_PLAIN: Final = re.compile(r"[^\x20-\x7e]")
 _MARKDOWN: Final = re.compile(
     r"([\\`*{}\[\]()<>#+!|~$&@:]|(?<=www)\.|(?<![^\W_])_|_(?![^\W_]))", re.IGNORECASE
 )
+_PLAIN_CODE: Final = re.compile(r"(?! )[^`|\\]+(?<! )")
 _DEAD_LINKS: Final = {"://": "[:]//", "@": "\uff20"}
 _DEAD_MARKUP: Final = {"](": "] (", "<": "\u2039", ">": "\u203a"}
 _LINK: Final = re.compile(
@@ -55,6 +56,12 @@ def inert(text: str) -> str:
     return _MARKUP.sub(lambda found: _DEAD_MARKUP[found[0]], unlinked(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """Say a number of things: `1 repository`, `3,000 repositories`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def clean_text(text: str, limit: int = MAX_TEXT) -> str:
     """Make one line of printable text of a user's, cut at `limit` characters.
 
@@ -69,6 +76,26 @@ def clean_text(text: str, limit: int = MAX_TEXT) -> str:
 def escape_markdown(text: str) -> str:
     """Make Markdown show the text as it is: no markup, no HTML; links are broken visibly."""
     return _MARKDOWN.sub(r"\\\1", unlinked(text))
+
+
+def markdown_code(text: str, limit: int = MAX_TEXT) -> str:
+    """Make Markdown show the text as code, in a line or in the cell of a table.
+
+    What could end the code, or the cell, is written as numbers, with links broken visibly.
+    """
+    shown = shortened(text, limit)
+    if _PLAIN_CODE.fullmatch(shown):
+        return f"`{shown}`"
+    numbers = (
+        character if character.isalnum() and character.isascii() else f"&#{ord(character)};"
+        for character in unlinked(shown)
+    )
+    return f"<code>{''.join(numbers)}</code>"
+
+
+def markdown_prose(text: str, limit: int = MAX_TEXT) -> str:
+    """Make Markdown show the start of a text as it is, on one line, with no reference to `#1`."""
+    return escape_markdown(shortened(text, limit)).replace(r"\#", "\uff03")
 
 
 def _escaped(found: re.Match[str]) -> str:

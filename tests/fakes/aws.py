@@ -151,6 +151,7 @@ class FakeAws:
             "DescribePullThroughCacheRules": self._describe_cache_rules,
             "DescribeRegistry": self._describe_registry,
             "GetLifecyclePolicy": self._get_lifecycle_policy,
+            "ListTagsForResource": self._list_tags_for_resource,
             "GetCallerIdentity": self._get_caller_identity,
             "AssumeRole": self._assume_role,
         }
@@ -193,6 +194,7 @@ class FakeAws:
         kms_key: str | None = None,
         tag_mutability: str = "MUTABLE",
         mutable_tags: Sequence[str] = (),
+        tags: Mapping[str, str] = {},
         account_id: str | None = None,
     ) -> str:
         """Put a repository into the registry (or another account's) and return its URI."""
@@ -202,6 +204,7 @@ class FakeAws:
             "imageTagMutability": tag_mutability,
             "imageScanningConfiguration": {"scanOnPush": scan_on_push},
             "encryptionConfiguration": encrypted_by,
+            "tags": [{"Key": key, "Value": value} for key, value in tags.items()],
         }
         if mutable_tags:
             parameters["imageTagMutabilityExclusionFilters"] = _wildcards(mutable_tags)
@@ -498,6 +501,16 @@ class FakeAws:
         removed = self._remove(caller.account_id, parameters.get("repositoryName"))
         return {"repository": removed.described}
 
+    def _list_tags_for_resource(
+        self, parameters: Mapping[str, Any], caller: _Caller, _: AnyFault | None
+    ) -> dict[str, Any]:
+        _check_known(parameters, "resourceArn")
+        arn = str(parameters.get("resourceArn"))
+        prefix = f"arn:aws:ecr:{self.region}:{caller.account_id}:repository/"
+        if not arn.startswith(prefix):
+            raise _invalid("resourceArn", "Invalid ARN")
+        return {"tags": self._find(caller.account_id, arn.removeprefix(prefix)).tags}
+
     def _registry(self, account_id: str) -> dict[str, _Repository]:
         return self._registries.setdefault(account_id, {})
 
@@ -547,7 +560,7 @@ class FakeAws:
         }
         if filters := parameters.get("imageTagMutabilityExclusionFilters"):
             described["imageTagMutabilityExclusionFilters"] = filters
-        repository = _Repository(next(self._numbers), described)
+        repository = _Repository(next(self._numbers), described, parameters.get("tags", []))
         self._registry(account_id)[name] = repository
         return repository
 
@@ -655,6 +668,7 @@ class FakeAws:
 class _Repository:
     number: int  # a listing's order and a token's place in it; never used twice
     described: dict[str, Any]
+    tags: list[dict[str, str]]
 
 
 @dataclass(frozen=True)

@@ -273,11 +273,94 @@ def test_plan_reads_like_a_plan(world: World, shell: Shell) -> None:
     (updated,) = (line for line in signed if line[0] == "~")
     assert updated.startswith(f"~ {FIVE[1]} ")
     assert "active -> deprecated" in updated
-    assert any(re.search(r"\b(error|warning)\b.*messy.*status-unknown", line) for line in lines)
+    rule = next(place for place, line in enumerate(lines) if "status-unknown" in line)
+    assert lines[rule].startswith("  warning  status-unknown (1): Use one of pending, ")
+    assert lines[rule + 1] == "    messy: metadata.status 'activ' is unknown"
+    heads = ["STATE", "REPOSITORY", "OWNER", "RISK", "ENVIRONMENT", "STATUS"]
+    assert [line.split() for line in lines].count(heads) == 1
     assert any(re.search(r"\bghost\b.*team/app-2", line) for line in lines)
     summaries = [line for line in lines if line.startswith("Plan: ")]
-    assert summaries == [lines[-1]]
+    assert summaries == [lines[3]], "it is the first thing after what the plan is of"
     assert summaries[0].startswith("Plan: 2 to add, 1 to update, 2 to remove.")
+
+
+def test_a_large_plan_shows_what_needs_attention_and_the_rest_on_request(
+    world: World, shell: Shell
+) -> None:
+    names = [f"team/app-{number:03}" for number in range(300)]
+    world.have(*names)
+    world.sync()
+    world.govern(*names[:30], status="activ")
+    world.govern(*(f"gone-{number:02}" for number in range(25)))
+    world.fake.create("toolbox")
+    world.govern(*(f"new/app-{number:02}" for number in range(45)))
+    for number in range(45):
+        world.fake.create(f"new/app-{number:02}")
+
+    done = shell("plan", "-m", world.name)
+
+    lines = done.stdout.splitlines()
+    assert len(lines) < 130
+    assert lines[3].startswith("Plan: 45 to add, 30 to update, 0 to remove. 345 live,")
+    assert len([line for line in lines if line.startswith("  + ")]) == 20
+    assert "    and 25 more additions; --all-states lists all" in lines
+    assert "    and 10 more updates; --all-states lists all" in lines
+    table = lines[lines.index("Needs attention:") + 2 :]
+    assert [line.split()[0] for line in table[:21]] == ["ghost"] * 20 + ["orphan"]
+    assert table[21] == "  and 5 more ghost; --all-states lists all"
+    assert not any(line.startswith("  live ") for line in lines)
+    (rule,) = (place for place, line in enumerate(lines) if "status-unknown (30): " in line)
+    assert lines[rule + 21] == "    and 10 more of this rule; --all-states lists all"
+
+    whole = shell("plan", "-m", world.name, "--all-states").stdout.splitlines()
+    assert len([line for line in whole if line.startswith("  live ")]) == 345
+    assert len([line for line in whole if line.startswith("  + ")]) == 45
+    assert len([line for line in whole if "'activ' is unknown" in line]) == 30
+    assert "--all-states" not in "".join(whole)
+
+
+def test_a_large_plan_names_every_removal_and_says_when_nothing_needs_attention(
+    world: World, shell: Shell
+) -> None:
+    names = [f"team/app-{number:03}" for number in range(100)]
+    world.have(*names)
+    world.sync()
+    calm = shell("plan", "-m", world.name).stdout
+    assert "Needs attention:\n  no repository; --all-states lists all\n" in calm
+
+    world.govern(*names[:25], status="decommissioned")
+
+    held = shell("plan", "-m", world.name)
+    assert held.returncode == 3
+    removed = [line for line in held.stdout.splitlines() if line.startswith("  - ")]
+    assert removed == [f"  - {name}" for name in names[:25]]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_the_table_fits_the_terminal_and_a_pipe_gets_all_of_it(
+    world: World, shell: Shell, columns: int
+) -> None:
+    name = f"team/{'x' * 45}"
+    world.have(name)
+    world.govern(name, owner="a-team-with-quite-a-long-name", environment="pre-production")
+
+    shown, _ = shell.on_a_terminal("plan", "-m", world.name, COLUMNS=str(columns))
+    lines = re.sub(r"\x1b\[\d*m", "", shown).splitlines()
+    table = [line for line in lines if re.match("  (STATE|live) ", line)]
+    assert [line.split()[0] for line in table] == ["STATE", "live"]
+    assert max(map(len, table)) <= max(columns, 50), "a column keeps at least six characters"
+    assert "…" in table[1]
+
+    piped = shell("plan", "-m", world.name, COLUMNS=str(columns)).stdout
+    (row,) = (line for line in piped.splitlines() if line.startswith("  live "))
+    assert row.split() == [
+        "live",
+        name,
+        "a-team-with-quite-a-long-name",
+        "low",
+        "pre-production",
+        "active",
+    ]
 
 
 def test_plan_exits_with_what_it_found(world: World, shell: Shell) -> None:
@@ -319,6 +402,7 @@ def test_plan_is_coloured_on_a_terminal_alone(world: World, shell: Shell) -> Non
 
     progress, said = shell.on_a_terminal("plan", "-m", world.name, "--json", stream="stderr")
     assert "reading ECR..." in progress
+    assert "reading ECR... 1 page, 7 repositories" in progress
     assert json.loads(said)["mirror"] == world.name, "progress never mixes with the answer"
 
 

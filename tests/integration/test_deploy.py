@@ -37,7 +37,7 @@ ROOT: Final = Path(__file__).parents[2]
 KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
 DAGSTER: Final = KUBERNETES / "dagster"
 ECS: Final = ROOT / "deploy" / "ecs"
-WORKFLOW: Final = ROOT / "deploy" / "github-actions" / "sync.yaml"
+WORKFLOWS: Final = ROOT / "deploy" / "github-actions"
 BIN: Final = Path(sys.executable).parent
 # With the way to the package registry and uv's cache, of which a test has nothing.
 OUTSIDE: Final = {name: text for name, text in os.environ.items() if name != "VIRTUAL_ENV"}
@@ -352,32 +352,37 @@ def hold(world: World) -> None:
 # The GitHub workflow
 
 
-def workflow() -> Any:
+def workflow(name: str = "sync") -> Any:
     # YAML 1.1 reads the key `on` as true; GitHub does not.
-    return yaml.load(WORKFLOW.read_text(), yaml.BaseLoader)
+    return yaml.load((WORKFLOWS / f"{name}.yaml").read_text(), yaml.BaseLoader)
 
 
-def steps() -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = workflow()["jobs"]["sync"]["steps"]
+def steps(name: str = "sync") -> list[dict[str, Any]]:
+    """Give the steps of the job that is called as its workflow."""
+    listed: list[dict[str, Any]] = workflow(name)["jobs"][name]["steps"]
     return listed
 
 
 @dataclass
 class Runner:
-    """Runs the workflow's own scripts, as a runner of GitHub's does after its actions."""
+    """Runs a workflow's own scripts, as a runner of GitHub's does after its actions."""
 
     world: World
     folder: Path
     contexts: dict[str, str]
+    name: str = "sync"
+    workspace: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def job(self) -> tuple[int, str]:
         """Run each script until one fails; gives the exit code and the log."""
         log = ""
-        for step in steps():
+        for step in steps(self.name):
             if "run" not in step or step["name"] == "Install the pipeline":
                 continue
-            done = self.step(step)
+            done = self.step(step, self.workspace)
             log += done.stdout + done.stderr
+            self._take_outputs(step)
             if done.returncode:
                 return done.returncode, log
         return 0, log
@@ -388,10 +393,10 @@ class Runner:
         workspace: Path | None = None,
         outside: Mapping[str, str] = {},
     ) -> Done:
-        job = workflow()["jobs"]["sync"]
+        job = workflow(self.name)["jobs"][self.name]
         script = self.folder / "step.sh"
         script.write_text(step["run"])
-        environment = {**job["env"], **step.get("env", {})}
+        environment = {**job.get("env", {}), **step.get("env", {})}
         return run(
             ["bash", "-e", str(script)],
             (workspace or self.world.folder) / step.get("working-directory", ""),
@@ -405,9 +410,19 @@ class Runner:
                 "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md"),
                 "GITHUB_PATH": str(self.folder / "path"),
                 "GITHUB_ENV": str(self.folder / "env"),
+                "GITHUB_OUTPUT": str(self.folder / "output"),
+                **self.variables,
                 **{name: self.value(text) for name, text in environment.items()},
             },
         )
+
+    def _take_outputs(self, step: Mapping[str, Any]) -> None:
+        output = self.folder / "output"
+        if "id" in step and output.exists():
+            for line in output.read_text().splitlines():
+                key, _, value = line.partition("=")
+                self.contexts[f"steps.{step['id']}.outputs.{key}"] = value
+            output.unlink()
 
     def value(self, text: str) -> str:
         """Work out the expressions of a value; of one with `||`, the first that is not empty."""
@@ -440,11 +455,12 @@ def runner(world: World, tmp_path: Path) -> Runner:
     return Runner(world, folder, contexts)
 
 
-def test_the_workflow_is_one_that_github_takes() -> None:
+@pytest.mark.parametrize("name", ["sync", "plan", "guard"])
+def test_the_workflow_is_one_that_github_takes(name: str) -> None:
     done = run(
         [
             str(BIN / "check-jsonschema"),
-            *("--builtin-schema", "vendor.github-workflows", str(WORKFLOW)),
+            *("--builtin-schema", "vendor.github-workflows", str(WORKFLOWS / f"{name}.yaml")),
         ],
         ROOT,
         {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]},
@@ -461,7 +477,11 @@ def test_the_workflow_may_do_little_and_pins_what_it_uses() -> None:
     assert int(job["timeout-minutes"]) <= 15
     assert content["concurrency"]["cancel-in-progress"] == "false"
     assert content["on"]["schedule"] == [{"cron": "*/5 * * * *"}]
-    for step in steps():
+    assert_no_step_runs_what_comes_from_outside(steps())
+
+
+def assert_no_step_runs_what_comes_from_outside(listed: list[dict[str, Any]]) -> None:
+    for step in listed:
         assert "${{" not in step.get("run", ""), "a script takes variables, never expressions"
         if "uses" in step:
             assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"])

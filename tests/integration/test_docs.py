@@ -240,7 +240,7 @@ class Reader:
         for each in (self.platform, self.catalog):
             each.git("clone", "--quiet", str(each.folder), f"../{each.folder.stem}")
         for name in ("base-images/python", "payments-gateway", "tmp-debug-jo"):
-            fake.create(name)
+            fake.create(name, datetime(2026, 1, 5, tzinfo=UTC))
         backstage.source = lambda: self.platform.content(TARGET, "governance-registry")
         self.places = {
             "https://backstage.example.com": backstage.url,
@@ -751,6 +751,12 @@ def _as_workflow(block: Block, _: Path) -> None:
         assert job["with"].keys() <= called["on"]["workflow_call"]["inputs"].keys()
 
 
+def _as_gitlab_job(block: Block, _: Path) -> None:
+    vendored = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor"
+    schema = json.loads((vendored / "gitlab-ci.json").read_text())
+    validators.validator_for(schema)(schema).validate(yaml.safe_load(block.text))
+
+
 def _as_instance(block: Block, folder: Path) -> None:
     (folder / "dagster.yaml").write_text(block.text)
     reference = InstanceRef.from_dir(str(folder))
@@ -787,6 +793,7 @@ KINDS: Final[Sequence[tuple[set[str], Callable[[Block, Path], None]]]] = (
     ({"repositories"}, _as_governance),
     ({"repos"}, _as_pre_commit),
     ({"jobs"}, _as_workflow),
+    ({"ecr-catalog-plan"}, _as_gitlab_job),
     (set(Mirror.model_fields), _as_mirror),
     ({"storage", "concurrency", "run_queue", "run_monitoring"}, _as_instance),
     ({"ops"}, _as_run_config),
@@ -900,10 +907,13 @@ def test_no_block_is_of_a_language_that_nobody_tests() -> None:
 
 def keys_of(model: type[BaseModel], prefix: str) -> dict[str, str]:
     """Give the default of every key, as a document writes it."""
-    found = {}
+    found: dict[str, str] = {}
     for name, info in model.model_fields.items():
         if info.default is PydanticUndefined:
             default = "required"
+        elif isinstance(info.default, BaseModel):
+            found |= keys_of(type(info.default), f"{prefix}{name}.")
+            continue
         elif info.default in (None, ()):
             default = "none"
         else:
@@ -1031,7 +1041,8 @@ def test_the_variables_of_what_is_deployed_are_documented() -> None:
     )
     asked_for = set(re.findall(r"(?:vars|secrets)\.([A-Z_]+)", workflows))
     page = "deploy/github-actions/README.md"
-    assert {name for key, _ in rows(page, "`sync.yaml`", 2) for name in codes(key)} == asked_for
+    tables = [rows(page, heading, 2) for heading in ("`sync.yaml`", "`plan.yaml`")]
+    assert {name for table in tables for key, _ in table for name in codes(key)} == asked_for
 
     fragments = "".join(path.read_text() for path in (ROOT / "deploy/backstage").glob("*.yaml"))
     asked_for = set(re.findall(r"\$\{(ECR_CATALOG_[A-Z_]+|BACKSTAGE_TOKEN)\}", fragments))

@@ -67,6 +67,8 @@ parity:
 guard:
   max_removals: 5
   max_removal_percent: 12.5
+adopt:
+  tags: {owner: team, risk: class, environment: stage}
 sprawl:
   repository: git@git.example.com:team/catalog.git
   branch: trunk
@@ -163,6 +165,7 @@ def test_every_key_is_read(mirrors: Path) -> None:
         "backstage": {"url": "https://backstage.example.com", "token_env": "BACKSTAGE_TOKEN"},
         "parity": {"slo_seconds": 240},
         "guard": {"max_removals": 5, "max_removal_percent": 12.5},
+        "adopt": {"tags": {"owner": "team", "risk": "class", "environment": "stage"}},
         "sprawl": {
             "repository": "git@git.example.com:team/catalog.git",
             "branch": "trunk",
