@@ -99,7 +99,13 @@ class Published:
 
 def read_published(instance: dg.DagsterInstance, mirror: Mirror) -> Published:
     """Read what the last run left published."""
-    event = instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
+    return published_of(
+        instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
+    )
+
+
+def published_of(event: dg.EventLogEntry | None) -> Published:
+    """Read what a materialization of `published_entity` says; None when there was none."""
     materialization = event.asset_materialization if event else None
     if event is None or materialization is None:
         return Published()
@@ -165,6 +171,11 @@ def _still_held_at(tags: Mapping[str, str]) -> datetime | None:
 def read_kept_parity(instance: dg.DagsterInstance, mirror: Mirror) -> Kept[ParityState]:
     """Read what the last run measured, and what of that cannot be read."""
     event = instance.get_latest_materialization_event(key_of(mirror, "backstage_parity"))
+    return kept_parity_of(event)
+
+
+def kept_parity_of(event: dg.EventLogEntry | None) -> Kept[ParityState]:
+    """Read what a materialization of `backstage_parity` keeps; None when there was none."""
     materialization = event.asset_materialization if event else None
     if materialization is None or _STATE not in materialization.metadata:
         return Kept()
