@@ -737,6 +737,8 @@ def test_every_manifest_is_one_that_kubernetes_takes(folder: Path) -> None:
             # Kustomize writes the label into both.
             labels = kustomization["labels"][0]["pairs"]
             content["spec"]["selector"] = {"matchLabels": labels}
+        if content["kind"] == "Service":
+            content["spec"]["selector"] = kustomization["labels"][0]["pairs"]
         kubernetes_validate.validate(content, kubernetes_validate.latest_version(), strict=True)
 
 
@@ -789,20 +791,50 @@ def test_dagsters_processes_listen_on_loopback_alone_and_are_as_locked_as_the_cr
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == job["securityContext"]
     (prepare,) = pod["initContainers"]
-    assert prepare["command"] == ["dagster", "instance", "migrate"], "before three meet at once"
+    assert prepare["command"] == ["dagster", "instance", "migrate"], "before four meet at once"
     for container in [prepare, *pod["containers"]]:
         assert container["securityContext"] == job["containers"][0]["securityContext"]
-        assert "ports" not in container
         words = container["command"]
+        assert ("ports" in container) == (words[:2] == ["ecr-catalog", "metrics"])
         if "-h" in words:
             assert words[words.index("-h") + 1] == "127.0.0.1"
-        assert container is prepare or container["livenessProbe"]["exec"]["command"]
+        assert container is prepare or container["livenessProbe"]
         mounts = {each["mountPath"] for each in container["volumeMounts"]}
         for each in container["env"]:
             assert not each.get("value", "").startswith("/") or each["value"] in mounts
     assert (DAGSTER / "service-account.yaml").read_bytes() == (
         KUBERNETES / "service-account.yaml"
     ).read_bytes()
+
+
+def test_the_exporter_is_scraped_where_it_listens_and_knows_no_token() -> None:
+    (exporter,) = [
+        each for each in deployment()["template"]["spec"]["containers"] if each["name"] == "metrics"
+    ]
+    service = yaml.safe_load((DAGSTER / "metrics.yaml").read_text())
+    (port,) = exporter["ports"]
+    words = exporter["command"]
+
+    assert words == ["ecr-catalog", "metrics", "--listen", f"0.0.0.0:{port['containerPort']}"]
+    (served,) = service["spec"]["ports"]
+    assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
+    assert service["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(port["containerPort"]),
+        "prometheus.io/path": "/metrics",
+    }
+    assert {probe["httpGet"]["path"] for probe in _probes(exporter)} == {"/healthz"}
+    assert {probe["httpGet"]["port"] for probe in _probes(exporter)} == {port["name"]}
+    assert {each["name"] for each in exporter["env"]} == {
+        "DAGSTER_HOME",
+        "DAGSTER_POSTGRES_URL",
+        "ECR_CATALOG_MIRRORS",
+        "HOME",
+    }
+
+
+def _probes(container: Any) -> list[Any]:
+    return [container[name] for name in ("livenessProbe", "readinessProbe")]
 
 
 def test_its_instance_is_the_projects_own_with_the_history_in_postgresql() -> None:

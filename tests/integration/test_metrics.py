@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,13 +115,20 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
     if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
         settings += f"storage: {{postgres: {{postgres_url: '{server.new_database()}'}}}}\n"
-    home = tmp_path / "dagster-home"
+    with a_kept_world(tmp_path, settings) as found:
+        yield found
+
+
+@contextmanager
+def a_kept_world(folder: Path, settings: str = "telemetry: {enabled: false}\n") -> Iterator[Kept]:
+    """Give a world of four repositories whose history is kept, and a Backstage.
+
+    Args:
+        settings: of the instance.
+    """
+    home = folder / "dagster-home"
     home.mkdir()
     (home / "dagster.yaml").write_text(settings)
-    yield from _kept(tmp_path, home)
-
-
-def _kept(folder: Path, home: Path) -> Iterator[Kept]:
     with (
         FakeAws() as fake,
         FakeBackstage() as backstage,
@@ -504,10 +512,8 @@ def test_a_head_request_has_no_body() -> None:
 
 @pytest.fixture
 def on_sqlite(tmp_path: Path) -> Iterator[Kept]:
-    home = tmp_path / "dagster-home"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    yield from _kept(tmp_path, home)
+    with a_kept_world(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture
