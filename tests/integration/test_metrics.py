@@ -10,9 +10,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -148,20 +148,28 @@ def a_kept_world(folder: Path, settings: str = "telemetry: {enabled: false}\n") 
 class Log:
     """A count over the event log, by Dagster's public API alone."""
 
-    runs: Counter[str]
-    sources: Counter[str]
-    times: list[float]
+    runs: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    times: list[float] = field(default_factory=list)
+
+    def add(self, more: Log) -> None:
+        self.runs += more.runs
+        self.sources += more.sources
+        self.times += more.times
 
 
-def count_over_the_event_log(instance: dg.DagsterInstance) -> Log:
+def count_over_the_event_log(
+    instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun] | None = None
+) -> Log:
+    """Count all runs, or some."""
     sources = {
         "GovernanceRefused": "governance",
         "InventoryFailed": "ecr",
         "TargetRefused": "target",
         "TargetUnavailable": "target",
     }
-    log = Log(Counter(), Counter(), [])
-    for run in instance.get_runs():
+    log = Log()
+    for run in instance.get_runs() if runs is None else runs:
         events = [each.dagster_event for each in instance.all_logs(run.run_id)]
         said = {
             each.asset_key.path[-1]: each.step_materialization_data.materialization.metadata
