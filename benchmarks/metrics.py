@@ -5,10 +5,10 @@
     .venv/bin/python -m benchmarks.metrics --ticks 200  # counters and histogram against the log
 
 The long history is made of one real run, copied within SQLite: its row, its tag and the two
-materializations that are counted, for every mirror every 2 minutes. It measures how long the first count takes, how long
-an exporter needs to start once housekeeping has counted, how long it reads when every mirror has a
-new run, and how long a scrape takes meanwhile. Fails when a scrape takes more than 100 ms, or asks
-anything outside.
+materializations that are counted, for every mirror every 2 minutes. It measures how long the first
+count takes, how long an exporter needs to start once housekeeping has counted, how long it reads
+when every mirror has a new run, and how long a scrape takes meanwhile. Fails when a scrape takes
+more than 100 ms, or asks anything outside.
 
 With --ticks every tick is a real run: some find a change, some a plan that is held, some a source
 that fails. The exporter is started anew and the history is cleaned in between. Fails when a figure

@@ -363,3 +363,32 @@ def last_look_that_found(
         ),
         default=None,
     )
+
+
+# What the parity watch knows
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """The part of the parity watch's cursor that says when parity was last verified."""
+
+    verified_at: datetime | None = None
+
+
+_VERIFIED: Final = TypeAdapter(_Verified)
+_WATCH: Final = "_parity_watch"
+
+
+def verified_by_watch(instance: dg.DagsterInstance) -> dict[str, datetime]:
+    """Read when parity was last verified as far as the parity watch knows, by the mirror's name."""
+    if instance.schedule_storage is None:  # an instance that ends with its run has no sensors
+        return {}
+    found: dict[str, datetime] = {}
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        data, mirror = state.instigator_data, state.name.removesuffix(_WATCH)
+        if mirror == state.name or not isinstance(data, SensorInstigatorData):
+            continue
+        kept = read_kept(_VERIFIED, FIRST_VERSION, data.cursor).value
+        if kept and kept.verified_at:
+            found[mirror] = max(kept.verified_at, found.get(mirror, kept.verified_at))
+    return found

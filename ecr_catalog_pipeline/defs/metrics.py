@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -29,11 +29,11 @@ from ecr_catalog_pipeline.core.metrics import (
     unix_time,
 )
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
-from ecr_catalog_pipeline.defs.event_log import kept_parity_of, published_of
+from ecr_catalog_pipeline.defs.event_log import kept_parity_of, published_of, verified_by_watch
 from ecr_catalog_pipeline.defs.instance import kept_instance
 from ecr_catalog_pipeline.defs.kept import text_of
 from ecr_catalog_pipeline.defs.run_totals import RunCounter, RunHistory
-from ecr_catalog_pipeline.mirroring import Outcome
+from ecr_catalog_pipeline.mirroring import Outcome, now_utc
 from ecr_catalog_pipeline.settings import LoadedMirrors, can_name_a_mirror, load_mirrors
 
 REFRESH_SECONDS: Final = 5
@@ -72,11 +72,12 @@ class MetricsReader:
         names = {*loaded.mirrors, *filter(can_name_a_mirror, loaded.errors)}
         totals = self._counter.totals()
         self._read_standing(names)
+        now, watched = now_utc(), verified_by_watch(self._instance)
         return [
             MirrorMetrics(
                 name,
                 loaded.mirrors[name].parity.slo_seconds if name in loaded.mirrors else None,
-                self._standing.get(name, Standing()),
+                _verified(self._standing.get(name, Standing()), watched.get(name), now),
                 totals.get(name, Totals()),
             )
             for name in names
@@ -136,6 +137,14 @@ def _standing_of(
         verified_at=state.verified_at.timestamp() if state and state.verified_at else None,
         changed_at=unix_time(last.last_sync) if last else None,
     )
+
+
+def _verified(standing: Standing, by_watch: datetime | None, now: datetime) -> Standing:
+    """Take the later of the times at which a run and the parity watch verified parity."""
+    if by_watch is None or by_watch > now:  # the clock was set back since
+        return standing
+    at = by_watch.timestamp()
+    return replace(standing, verified_at=max(at, standing.verified_at or at))
 
 
 def _findings(counts: object) -> dict[tuple[str, str], int]:

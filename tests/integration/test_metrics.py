@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,13 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    SensorInstigatorData,
+)
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
@@ -403,6 +411,31 @@ def test_while_a_plan_is_held_and_a_source_fails_the_gauges_say_so(kept: Kept) -
     assert failed["last_run_timestamp_seconds"] > held["last_run_timestamp_seconds"]
     for name in ("last_success_timestamp_seconds", "plan_held", "repositories{state=ghost}"):
         assert failed[name] == held[name]
+
+
+def test_parity_is_verified_when_the_watch_says_so_if_that_is_later(kept: Kept) -> None:
+    kept.tick()
+    by_run = kept.shown()["last_parity_timestamp_seconds"]
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mirrors"), "__repository__")
+    watch = InstigatorState(
+        origin.get_instigator_origin(f"{MIRROR}_parity_watch"),
+        InstigatorType.SENSOR,
+        InstigatorStatus.RUNNING,
+        SensorInstigatorData(),
+    )
+    kept.world.instance.add_instigator_state(watch)
+
+    def shown_after(verified_at: float) -> float:
+        at = datetime.fromtimestamp(verified_at, UTC).isoformat()
+        cursor = json.dumps({"version": 1, "served": "x", "verified_at": at})
+        data = SensorInstigatorData(cursor=cursor)
+        kept.world.instance.update_instigator_state(watch.with_data(data))
+        return kept.shown()["last_parity_timestamp_seconds"]
+
+    assert kept.shown()["last_parity_timestamp_seconds"] == by_run
+    assert shown_after(by_run - 50) == by_run
+    assert shown_after(by_run + 0.001) == pytest.approx(by_run + 0.001)
+    assert shown_after(time.time() + 3_600) == by_run
 
 
 def test_series_follow_the_mirror_files(kept: Kept) -> None:
