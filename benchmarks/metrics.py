@@ -230,7 +230,7 @@ def _page(reader: MetricsReader, world: World) -> bytes:
 
 def _scrapes(home: Path, world: World) -> list[float]:
     """How long scrapes took, shortest first."""
-    exporter = Exporter(home, world.mirrors, "1")
+    exporter = Exporter(home, world.mirrors, "1", print)
     seconds = []
     with exporter.reading(every=1), serving(Address("127.0.0.1", 0), exporter.page) as address:
         while exporter.page().content is None:

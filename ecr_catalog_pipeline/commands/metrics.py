@@ -73,7 +73,7 @@ def metrics(listen: tuple[str, int], *, once: bool) -> int:
         return OK
     load_mirrors(folder)
     stopped = _stopped_by_signals()
-    exporter = Exporter(home, folder, ours)
+    exporter = Exporter(home, folder, ours, lambda words: echo(f"warning: {words}", err=True))
     with exporter.reading(), serving(Address(*listen), exporter.page) as address:
         echo(f"Serving http://{address}/metrics")
         stopped.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,6 +39,9 @@ from ecr_catalog_pipeline.settings import LoadedMirrors, can_name_a_mirror, load
 REFRESH_SECONDS: Final = 5
 STALE_SECONDS: Final = 60
 """What was read longer ago is not served any more."""
+
+_READING: Final = "Dagster's history is being read."
+_CANNOT_READ: Final = "The metrics cannot be read. The log of the exporter says why."
 
 _FINDINGS_BY_RULE: Final = "findings_by_rule"
 _EXCEPTED: Final = "excepted"
@@ -181,20 +184,28 @@ class _Read:
 class Exporter:
     """Reads the metrics again and again in the background, and keeps the last page."""
 
-    def __init__(self, home: Path, mirrors: Path, version: str) -> None:
-        """Take the folder of the instance and that of the mirror files."""
+    def __init__(
+        self, home: Path, mirrors: Path, version: str, say: Callable[[str], object]
+    ) -> None:
+        """Take the folder of the instance and that of the mirror files.
+
+        Args:
+            say: is told once why nothing can be read. Who reads the page needs no login, so there
+                it only says that it is so.
+        """
         self._home = home
         self._mirrors = mirrors
         self._version = version
+        self._say = say
+        self._said = ""
         self._read: _Read | None = None
-        self._problem = "Dagster's history is being read"
         self._stopping = threading.Event()
 
     def page(self) -> Page:
         """Give what to serve now."""
         read = self._read
         if read is None or monotonic() - read.at > STALE_SECONDS:
-            return Page(None, self._problem)
+            return Page(None, _CANNOT_READ if self._said else _READING)
         return Page(read.content)
 
     @contextmanager
@@ -218,14 +229,19 @@ class Exporter:
                 with kept_instance(self._home) as instance:
                     self._read_from(MetricsReader(instance), every)
             except CatalogError as error:
-                self._problem = str(error)
+                self._fail(str(error))
             except Exception as error:  # noqa: BLE001 - an exporter that ends says nothing at all
-                self._problem = f"unexpected {type(error).__name__}: {error}"
+                self._fail(f"unexpected {type(error).__name__}: {error}")
             self._stopping.wait(every)
+
+    def _fail(self, problem: str) -> None:
+        if problem != self._said:
+            self._said = problem
+            self._say(problem)
 
     def _read_from(self, reader: MetricsReader, every: float) -> None:
         while not self._stopping.is_set():
             found = reader.read(load_mirrors(self._mirrors))
             self._read = _Read(write_text(families(found, self._version)), monotonic())
-            self._problem = f"the history was not read for {STALE_SECONDS} s"
+            self._said = ""
             self._stopping.wait(every)

@@ -286,7 +286,8 @@ class Container:
         (check,) = [each.rest for each in dockerfile()[1] if each.word == "HEALTHCHECK"]
         command = check.split("CMD ", 1)[1]
         assert "/proc/1/cmdline" in command
-        command = command.replace("/proc/1/cmdline", str(cmdline)).replace(":3000", f":{self.port}")
+        command = command.replace("/proc/1/cmdline", str(cmdline))
+        command = re.sub(":(3000|9780)", f":{self.port}", command)
         path = os.pathsep.join([str(self.folder), str(BIN), os.environ["PATH"]])
         return run(command, self.folder, {"PATH": path}).returncode == 0
 
@@ -308,7 +309,9 @@ def test_a_container_is_as_healthy_as_the_server_in_it(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         webserver = Container(tmp_path, port=server.server_port)
         assert webserver.healthy("python", "/opt/ecr-catalog/bin/dagster-webserver", "-p", "3000")
+        assert webserver.healthy("python", "/opt/ecr-catalog/bin/ecr-catalog", "metrics")
         server.shutdown()
+    assert not webserver.healthy("python", "/opt/ecr-catalog/bin/ecr-catalog", "metrics")
     assert not webserver.healthy("python", "/opt/ecr-catalog/bin/dagster-webserver", "-p", "3000")
 
     for code in (0, 1):
@@ -326,7 +329,7 @@ def test_a_container_is_as_healthy_as_the_server_in_it(tmp_path: Path) -> None:
 
 class _ServerInfo(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/server_info" else 404)
+        self.send_response(200 if self.path in {"/server_info", "/healthz"} else 404)
         self.end_headers()
 
     def log_message(self, *_: object) -> None: ...

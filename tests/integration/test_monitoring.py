@@ -281,7 +281,7 @@ def test_a_real_prometheus_answers_the_dashboard_and_raises_and_ends_alerts(
     tmp_path: Path,
 ) -> None:
     with a_kept_world(tmp_path) as kept:
-        world, exporter = kept.world, Exporter(kept.home, kept.world.mirrors, "9.9.9")
+        world, exporter = kept.world, Exporter(kept.home, kept.world.mirrors, "9.9.9", print)
         world.govern("team/gone", risk="grave")
         kept.tick()
         with (
