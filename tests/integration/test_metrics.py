@@ -52,7 +52,7 @@ from tests.fakes.backstage import Fault as BackstageFault
 from tests.integration.backstage import free_port, wait_for
 from tests.integration.commands import Command, command_in
 from tests.integration.postgres import Postgres, a_postgres, postgres_program
-from tests.integration.worlds import MIRROR, QUIET, FileTarget, World
+from tests.integration.worlds import GOVERNANCE_PATH, MIRROR, QUIET, FileTarget, World
 
 VERSION: Final = "9.9.9"
 SECONDS: Final = 60
@@ -744,3 +744,30 @@ def test_a_history_that_cannot_be_used_leaves_the_metrics_of_the_run_alone(
 
     assert lines_of(file.read_bytes())["runs_total{outcome=published}"] == 1
     assert on_sqlite.world.content
+
+
+def test_all_mirrors_at_once_write_one_file(
+    on_sqlite: Kept, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ecr-catalog.prom"
+    good = on_sqlite.world.mirror_file.read_text()
+    for name in ("second", "third"):
+        text = good.replace("ecr-registry.yaml", f"{name}.yaml")
+        (on_sqlite.world.mirrors / f"{name}.yaml").write_text(text)
+    third = on_sqlite.world.mirrors / "third.yaml"
+    third.write_text(third.read_text().replace(GOVERNANCE_PATH, "nowhere.yaml"))
+
+    assert command("sync", "--all", "--metrics-file", file).code == 1
+    alone = {name: lines_of(file.read_bytes(), name) for name in (MIRROR, "second", "third")}
+    monkeypatch.setenv("DAGSTER_HOME", str(on_sqlite.home))
+    assert command("sync", "--all", "--metrics-file", file).code == 1
+    with_history = {name: lines_of(file.read_bytes(), name) for name in alone}
+
+    for shown in (alone, with_history):
+        assert shown["third"]["source_errors_total{source=governance}"] == 1
+        assert shown["third"]["runs_total{outcome=failed}"] == 1
+        assert shown[MIRROR]["runs_total{outcome=failed}"] == 0
+    for name in (MIRROR, "second"):
+        assert alone[name]["runs_total{outcome=published}"] == 1
+        assert with_history[name]["runs_total{outcome=unchanged}"] == 1
+        assert with_history[name]["time_to_parity_seconds_count"] == 0
