@@ -21,7 +21,7 @@ from dagster._core.storage.runs.schema import KeyValueStoreTable, RunsTable, Run
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._serdes import deserialize_value
 from pydantic import TypeAdapter
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.metrics import (
@@ -33,7 +33,7 @@ from ecr_catalog_pipeline.core.metrics import (
     Totals,
     sources_of,
 )
-from ecr_catalog_pipeline.defs.event_log import steps_of
+from ecr_catalog_pipeline.defs.event_log import FailedStep, steps_of
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.defs.kept import read_kept, text_of, write_kept
 
@@ -130,7 +130,8 @@ class RunHistory:
         Args:
             known: by their id, runs that have been read before.
         """
-        rows = [*self._rows(_RUNS.run_id.in_(totals.waiting)), *self._rows_after(totals.through)]
+        waiting = self._rows(_RUNS.run_id.in_(totals.waiting)) if totals.waiting else []
+        rows = [*waiting, *self._rows(_RUNS.id > totals.through, _RUNS_AT_ONCE)]
         known = known or {}
         ended = self._ended(
             [row for row in rows if row.status in _ENDED and row.run_id not in known]
@@ -138,10 +139,7 @@ class RunHistory:
         found = {**known, **ended}
         return [StoredRun(r.place, r.run_id, r.mirror, found.get(r.run_id)) for r in rows]
 
-    def _rows_after(self, place: int) -> list[_Row]:
-        return self._rows(_RUNS.id > place)
-
-    def _rows(self, condition: sql.ColumnElement[bool]) -> list[_Row]:
+    def _rows(self, condition: sql.ColumnElement[bool], limit: int | None = None) -> list[_Row]:
         mirror = RunTagsTable.c
         with self._runs.connect() as conn:
             rows = conn.execute(
@@ -149,7 +147,7 @@ class RunHistory:
                 .join(RunTagsTable, mirror.run_id == _RUNS.run_id)
                 .where(mirror.key == MIRROR_TAG, condition)
                 .order_by(_RUNS.id)
-                .limit(_RUNS_AT_ONCE)
+                .limit(limit)
             ).fetchall()
         return [_Row(*row) for row in rows]
 
@@ -162,12 +160,20 @@ class RunHistory:
         parity = said.get("backstage_parity", {})
         sources = frozenset({Source.BACKSTAGE} if _data(parity, BACKSTAGE_DOWN) else ())
         if row.status == "FAILURE":
-            failed = steps_of(self._instance, row.run_id).failed
-            sources |= sources_of(step.kind for step in failed)
+            sources |= sources_of(step.kind for step in self._failed_steps(row.run_id))
             outcome: RunOutcome | None = RunOutcome.FAILED
         else:
             outcome = _outcome(said.get("published_entity", {}))
         return EndedRun(outcome, sources, _times(parity), row.ended_at)
+
+    def _failed_steps(self, run_id: str) -> Sequence[FailedStep]:
+        """Read why a run failed; nothing where its database is damaged."""
+        try:
+            return steps_of(self._instance, run_id).failed
+        except OperationalError:
+            raise
+        except DatabaseError:
+            return ()
 
     def _said(self, run_ids: Collection[str]) -> dict[str, dict[str, Mapping[str, Any]]]:
         """Read the metadata of what runs materialized, by run and by asset."""

@@ -336,6 +336,20 @@ def test_a_run_that_ends_long_after_later_ones_is_counted_when_it_does(kept: Kep
     assert not history.kept()[0].waiting
 
 
+def test_a_failed_run_whose_database_is_damaged_counts_as_failed(tmp_path: Path) -> None:
+    with a_kept_world(tmp_path) as kept:
+        kept.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+        kept.tick()
+        (run,) = kept.world.instance.get_runs()
+        for each in (kept.home / "history" / "runs").glob(f"{run.run_id}.db*"):
+            each.write_bytes(b"no database" * 1_000)
+
+        shown = kept.shown()
+
+        assert shown["runs_total{outcome=failed}"] == 1
+        assert shown["source_errors_total{source=ecr}"] == 0
+
+
 def test_of_two_that_count_at_once_one_is_refused_and_nothing_is_counted_twice(kept: Kept) -> None:
     history = RunHistory(kept.world.instance)
     kept.tick()
