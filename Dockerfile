@@ -46,11 +46,12 @@ USER 10001:10001
 # With a read-only root file system these and /tmp are what is written. DAGSTER_HOME is not set:
 # `sync` keeps no history until it is, to /var/lib/dagster say.
 VOLUME ["/var/cache/ecr-catalog", "/var/lib/dagster"]
-EXPOSE 3000
+EXPOSE 3000 9780
 # A server is asked; of a command that ends by itself, the exit code tells.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=90s --retries=3 \
   CMD case "$(tr '\0' ' ' < /proc/1/cmdline)" in \
     *dagster-webserver*|*"dagster dev"*) exec python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/server_info', timeout=10)" ;; \
+    *"ecr-catalog metrics"*) exec python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9780/healthz', timeout=10)" ;; \
     *"dagster-daemon run"*) exec dagster-daemon liveness-check ;; \
     *"dagster code-server"*|*"dagster api grpc"*) exec dagster api grpc-health-check -p 4000 ;; \
     esac

@@ -11,6 +11,7 @@ from ecr_catalog_pipeline.commands.adopt import adopt
 from ecr_catalog_pipeline.commands.common import ERROR
 from ecr_catalog_pipeline.commands.guard import guard
 from ecr_catalog_pipeline.commands.init import init
+from ecr_catalog_pipeline.commands.metrics import metrics
 from ecr_catalog_pipeline.commands.plan import plan
 from ecr_catalog_pipeline.commands.retire import retire
 from ecr_catalog_pipeline.commands.schema import schema_command
@@ -33,7 +34,7 @@ def cli(context: click.Context, *, debug: bool) -> None:
     context.obj = {"debug": debug}
 
 
-for command in (plan, sync, verify, adopt, guard, retire, init, schema_command, demo):
+for command in (plan, sync, verify, adopt, guard, retire, init, metrics, schema_command, demo):
     cli.add_command(command)
 
 

@@ -187,6 +187,7 @@ class Tick:
 
     Attributes:
         verdict: of Backstage.
+        backstage_down: it did not answer, or not to us.
         report: what became of the health report; None when the mirror has none.
     """
 
@@ -194,6 +195,7 @@ class Tick:
     publication: Publication | None = None
     verdict: Verdict | None = None
     report: ReportPublished | None = None
+    backstage_down: bool = False
 
 
 def _no_page(_pages: int, _repositories: int) -> None:
@@ -244,11 +246,10 @@ def run_tick(
             adapters.publisher, planned, mirror=mirror.name, run_id=run_id, approve=approve
         )
     with progress("asking Backstage"):
-        verdict, _ = ask_backstage(mirror, adapters.backstage, publication)
+        verdict, down = ask_backstage(mirror, adapters.backstage, publication)
     health = gather_health(mirror, planned, publication, ParityState(), held_since=None)
-    return Tick(
-        planned, publication, verdict, publish_report(mirror, adapters, health, planned, run_id)
-    )
+    report = publish_report(mirror, adapters, health, planned, run_id)
+    return Tick(planned, publication, verdict, report, backstage_down=down)
 
 
 def read_governance(repo: GovernanceRepo, path: str, clock: Clock = now_utc) -> GovernanceRead:

@@ -707,6 +707,11 @@ class LoadedMirrors:
         )
 
 
+def can_name_a_mirror(name: str) -> bool:
+    """Whether a mirror could have that name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def sync_job_name(mirror: str) -> str:
     """The name of the Dagster job that runs a mirror."""
     return f"{mirror}_sync"

@@ -32,7 +32,7 @@ def run_once(
     Raises:
         CatalogError: what stopped the run.
     """
-    home = _home(environ)
+    home = dagster_home(environ)
     if home is None:
         return _without_history(mirror, environ, approve)
     # Dagster takes seconds to import.
@@ -66,7 +66,7 @@ def make_history(environ: Mapping[str, str]) -> bool:
         return False
     from ecr_catalog_pipeline.defs.instance import kept_instance  # noqa: PLC0415
 
-    with suppress(CatalogError), kept_instance(_home(environ) or Path(home)):
+    with suppress(CatalogError), kept_instance(dagster_home(environ) or Path(home)):
         pass
     return True
 
@@ -76,7 +76,12 @@ def _without_history(mirror: Mirror, environ: Mapping[str, str], approve: str | 
     return run_tick(mirror, adapters, publishes=True, run_id=str(uuid4()), approve=approve)
 
 
-def _home(environ: Mapping[str, str]) -> Path | None:
+def dagster_home(environ: Mapping[str, str]) -> Path | None:
+    """Give the folder of the Dagster instance; None where DAGSTER_HOME is unset.
+
+    Raises:
+        SettingsError: there is no such folder.
+    """
     home = environ.get("DAGSTER_HOME")
     if not home:
         return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import click
 
-from ecr_catalog_pipeline.commands.all_mirrors import Row, for_all, row_of
+from ecr_catalog_pipeline.commands.all_mirrors import Row, Work, for_all, row_of
 from ecr_catalog_pipeline.commands.child_process import in_child_process
 from ecr_catalog_pipeline.commands.common import (
     HELD,
@@ -18,6 +20,7 @@ from ecr_catalog_pipeline.commands.common import (
     progress,
     with_last_good,
 )
+from ecr_catalog_pipeline.commands.metrics_file import metrics_file_option, metrics_of_run
 from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.commands.run_once import make_history, run_once
 from ecr_catalog_pipeline.core.last_publication import left_behind
@@ -36,7 +39,8 @@ from ecr_catalog_pipeline.wiring import adapters_of
     metavar="PLAN_HASH",
     help="Publish the held plan of this hash. Valid for this plan only, once.",
 )
-def sync(name: str | None, approve: str | None, *, every: bool) -> int:
+@metrics_file_option
+def sync(name: str | None, approve: str | None, metrics_file: Path | None, *, every: bool) -> int:
     """Run a mirror once: read both sources, plan, publish, ask Backstage.
 
     Runs the mirror's assets in the Dagster instance of DAGSTER_HOME, which keeps the history. Where
@@ -47,27 +51,36 @@ def sync(name: str | None, approve: str | None, *, every: bool) -> int:
     if every:
         if approve is not None:
             raise click.UsageError("--approve names one plan: it goes with -m NAME, not with --all")
-        return for_all(name, _in_own_process if make_history(os.environ) else sync_row)
+        work = partial(sync_row, metrics_file)
+        return for_all(name, partial(_in_own_process, work) if make_history(os.environ) else work)
     mirror = get_mirror(name)
     past = read_past_of(mirror, os.environ)
-    with with_last_good(mirror), progress(f"running {mirror.name}"):
-        done = run_once(
-            mirror,
-            os.environ,
-            approve=approve,
-            warn=lambda words: echo(f"warning: {words}", err=True),
-        )
+    with (
+        with_last_good(mirror),
+        metrics_of_run(metrics_file, mirror, os.environ, _warn) as ran,
+        progress(f"running {mirror.name}"),
+    ):
+        done = ran.done = run_once(mirror, os.environ, approve=approve, warn=ran.without_history)
     where = adapters_of(mirror, os.environ).publisher.where
     if stays := left_behind(past.last, where, mirror.identity.reference):
         echo(f"Left behind: {stays}", err=True)
     return _report(mirror, done, where, approve)
 
 
-def sync_row(mirror: Mirror, past: Past) -> Row:
+def _warn(words: str) -> None:
+    echo(f"warning: {words}", err=True)
+
+
+def sync_row(metrics_file: Path | None, mirror: Mirror, past: Past) -> Row:
     """Run one mirror of several."""
     notes: list[str] = []
-    with with_last_good(mirror):
-        done = run_once(mirror, os.environ, warn=lambda words: notes.append(f"warning: {words}"))
+    with (
+        with_last_good(mirror),
+        metrics_of_run(
+            metrics_file, mirror, os.environ, lambda words: notes.append(f"warning: {words}")
+        ) as ran,
+    ):
+        done = ran.done = run_once(mirror, os.environ, warn=ran.without_history)
     plan, publication = done.planned.plan, done.publication
     assert publication is not None
     held = publication.outcome is Outcome.HELD
@@ -89,8 +102,8 @@ def sync_row(mirror: Mirror, past: Past) -> Row:
     )
 
 
-def _in_own_process(mirror: Mirror, past: Past) -> Row:
-    return in_child_process(row_of, sync_row, mirror, past)
+def _in_own_process(work: Work, mirror: Mirror, past: Past) -> Row:
+    return in_child_process(row_of, work, mirror, past)
 
 
 def _report(mirror: Mirror, done: Tick, where: str, approve: str | None) -> int:

@@ -16,6 +16,7 @@ from ecr_catalog_pipeline.defs import checks, tables
 from ecr_catalog_pipeline.defs.common import as_dagster_failure, asset_of, key_of
 from ecr_catalog_pipeline.defs.event_log import read_past, read_published, rotation_metadata
 from ecr_catalog_pipeline.defs.health_report import health_report_assets
+from ecr_catalog_pipeline.defs.metrics import for_metrics
 from ecr_catalog_pipeline.defs.outside import (
     ECR_REGISTRY,
     GOVERNANCE_FILE,
@@ -228,7 +229,7 @@ def _plan_metadata(mirror: Mirror, planned: PlannedRegistry, now: datetime) -> d
     return {
         **{state.value: count for state, count in plan.counts.items()},
         "findings": len(registry.findings),
-        "excepted": len(registry.excepted),
+        **for_metrics(registry),
         "source_sha": tables.commit(mirror.governance.repository, plan.source_sha),
         "plan_hash": plan.plan_hash,
         "held": plan.held,

@@ -99,7 +99,13 @@ class Published:
 
 def read_published(instance: dg.DagsterInstance, mirror: Mirror) -> Published:
     """Read what the last run left published."""
-    event = instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
+    return published_of(
+        instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
+    )
+
+
+def published_of(event: dg.EventLogEntry | None) -> Published:
+    """Read what a materialization of `published_entity` says; None when there was none."""
     materialization = event.asset_materialization if event else None
     if event is None or materialization is None:
         return Published()
@@ -165,6 +171,11 @@ def _still_held_at(tags: Mapping[str, str]) -> datetime | None:
 def read_kept_parity(instance: dg.DagsterInstance, mirror: Mirror) -> Kept[ParityState]:
     """Read what the last run measured, and what of that cannot be read."""
     event = instance.get_latest_materialization_event(key_of(mirror, "backstage_parity"))
+    return kept_parity_of(event)
+
+
+def kept_parity_of(event: dg.EventLogEntry | None) -> Kept[ParityState]:
+    """Read what a materialization of `backstage_parity` keeps; None when there was none."""
     materialization = event.asset_materialization if event else None
     if materialization is None or _STATE not in materialization.metadata:
         return Kept()
@@ -352,3 +363,32 @@ def last_look_that_found(
         ),
         default=None,
     )
+
+
+# What the parity watch knows
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """The part of the parity watch's cursor that says when parity was last verified."""
+
+    verified_at: datetime | None = None
+
+
+_VERIFIED: Final = TypeAdapter(_Verified)
+_WATCH: Final = "_parity_watch"
+
+
+def verified_by_watch(instance: dg.DagsterInstance) -> dict[str, datetime]:
+    """Read when parity was last verified as far as the parity watch knows, by the mirror's name."""
+    if instance.schedule_storage is None:  # an instance that ends with its run has no sensors
+        return {}
+    found: dict[str, datetime] = {}
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        data, mirror = state.instigator_data, state.name.removesuffix(_WATCH)
+        if mirror == state.name or not isinstance(data, SensorInstigatorData):
+            continue
+        kept = read_kept(_VERIFIED, FIRST_VERSION, data.cursor).value
+        if kept and kept.verified_at:
+            found[mirror] = max(kept.verified_at, found.get(mirror, kept.verified_at))
+    return found

@@ -9,6 +9,7 @@ import dagster as dg
 
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
+from ecr_catalog_pipeline.core.metrics import for_histogram
 from ecr_catalog_pipeline.core.parity import (
     Change,
     ParityState,
@@ -30,6 +31,7 @@ from ecr_catalog_pipeline.defs.event_log import (
     times_served,
 )
 from ecr_catalog_pipeline.defs.outside import ABSENT, BACKSTAGE_ENTITY, pinned, served_observation
+from ecr_catalog_pipeline.defs.run_totals import BACKSTAGE_DOWN, TIMES_FOR_SLO
 from ecr_catalog_pipeline.mirroring import Outcome, Publication, now_utc
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.wiring import Adapters
@@ -93,6 +95,7 @@ def parity_asset(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinition:
                 "changes_superseded": state.superseded,
                 "last_changes": tables.parity_changes([*state.open, *state.recent]),
                 "alerts": _receivers(adapters.notifier.is_heard),
+                **_for_metrics(closed, down=down),
                 **parity_metadata(state),
             },
             check_results=[
@@ -147,6 +150,15 @@ def _figures(closed: Sequence[Change], age: float | None) -> dict[str, float | i
         name: round(value, 2) for name, value in figures.items() if value is not None
     }
     return {**known, "changes_closed": len(closed)}
+
+
+def _for_metrics(closed: Sequence[Change], *, down: bool) -> dict[str, Any]:
+    """What the metrics count of the run; nothing of most runs."""
+    times = [for_histogram(t) for each in closed if (t := each.seconds_for_slo) is not None]
+    return {
+        **({TIMES_FOR_SLO: dg.MetadataValue.json(times)} if times else {}),
+        **({BACKSTAGE_DOWN: True} if down else {}),
+    }
 
 
 def _receivers(heard: bool) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ecr_catalog_pipeline.defs.common import as_dagster_failure
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
+from ecr_catalog_pipeline.defs.run_totals import RunHistory, count_ended
 from ecr_catalog_pipeline.housekeeping.fate import Fate, StoredRun, fate_of
 from ecr_catalog_pipeline.housekeeping.history import DagsterHistory, Freed, RunRow
 
@@ -121,6 +122,8 @@ def keep_house(
 ) -> Kept:
     """Remove and slim what is old enough, in small steps.
 
+    No run is removed before the metrics have counted it.
+
     Args:
         mirrors: names of the mirrors whose events without a run are looked at.
         location: the code location that this runs in; None when it is unknown.
@@ -137,6 +140,7 @@ def keep_house(
     runs_needed = 0
     notes: list[str] = []
     place, gives_up_at = -1, time.monotonic() + MAX_SECONDS
+    counted = count_ended(RunHistory(instance), lambda: time.monotonic() < gives_up_at)
     while rows := history.runs_after(place, RUNS_READ):
         place = rows[-1].place
         fates: dict[Fate, list[str]] = {fate: [] for fate in Fate}
@@ -144,6 +148,8 @@ def keep_house(
             fate = fate_of(
                 run, needed=needed.runs, remove_before=remove_before, slim_before=slim_before
             )
+            if fate is Fate.REMOVED and run.place > counted:
+                fate = Fate.KEPT
             fates[fate].append(run.run_id)
         runs_needed += len(fates[Fate.NEEDED])
         for run_ids in _some(fates[Fate.REMOVED]):

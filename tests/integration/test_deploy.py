@@ -286,7 +286,8 @@ class Container:
         (check,) = [each.rest for each in dockerfile()[1] if each.word == "HEALTHCHECK"]
         command = check.split("CMD ", 1)[1]
         assert "/proc/1/cmdline" in command
-        command = command.replace("/proc/1/cmdline", str(cmdline)).replace(":3000", f":{self.port}")
+        command = command.replace("/proc/1/cmdline", str(cmdline))
+        command = re.sub(":(3000|9780)", f":{self.port}", command)
         path = os.pathsep.join([str(self.folder), str(BIN), os.environ["PATH"]])
         return run(command, self.folder, {"PATH": path}).returncode == 0
 
@@ -308,7 +309,9 @@ def test_a_container_is_as_healthy_as_the_server_in_it(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         webserver = Container(tmp_path, port=server.server_port)
         assert webserver.healthy("python", "/opt/ecr-catalog/bin/dagster-webserver", "-p", "3000")
+        assert webserver.healthy("python", "/opt/ecr-catalog/bin/ecr-catalog", "metrics")
         server.shutdown()
+    assert not webserver.healthy("python", "/opt/ecr-catalog/bin/ecr-catalog", "metrics")
     assert not webserver.healthy("python", "/opt/ecr-catalog/bin/dagster-webserver", "-p", "3000")
 
     for code in (0, 1):
@@ -326,7 +329,7 @@ def test_a_container_is_as_healthy_as_the_server_in_it(tmp_path: Path) -> None:
 
 class _ServerInfo(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/server_info" else 404)
+        self.send_response(200 if self.path in {"/server_info", "/healthz"} else 404)
         self.end_headers()
 
     def log_message(self, *_: object) -> None: ...
@@ -757,6 +760,8 @@ def test_every_manifest_is_one_that_kubernetes_takes(folder: Path) -> None:
             # Kustomize writes the label into both.
             labels = kustomization["labels"][0]["pairs"]
             content["spec"]["selector"] = {"matchLabels": labels}
+        if content["kind"] == "Service":
+            content["spec"]["selector"] = kustomization["labels"][0]["pairs"]
         kubernetes_validate.validate(content, kubernetes_validate.latest_version(), strict=True)
 
 
@@ -809,20 +814,50 @@ def test_dagsters_processes_listen_on_loopback_alone_and_are_as_locked_as_the_cr
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"] == job["securityContext"]
     (prepare,) = pod["initContainers"]
-    assert prepare["command"] == ["dagster", "instance", "migrate"], "before three meet at once"
+    assert prepare["command"] == ["dagster", "instance", "migrate"], "before four meet at once"
     for container in [prepare, *pod["containers"]]:
         assert container["securityContext"] == job["containers"][0]["securityContext"]
-        assert "ports" not in container
         words = container["command"]
+        assert ("ports" in container) == (words[:2] == ["ecr-catalog", "metrics"])
         if "-h" in words:
             assert words[words.index("-h") + 1] == "127.0.0.1"
-        assert container is prepare or container["livenessProbe"]["exec"]["command"]
+        assert container is prepare or container["livenessProbe"]
         mounts = {each["mountPath"] for each in container["volumeMounts"]}
         for each in container["env"]:
             assert not each.get("value", "").startswith("/") or each["value"] in mounts
     assert (DAGSTER / "service-account.yaml").read_bytes() == (
         KUBERNETES / "service-account.yaml"
     ).read_bytes()
+
+
+def test_the_exporter_is_scraped_where_it_listens_and_knows_no_token() -> None:
+    (exporter,) = [
+        each for each in deployment()["template"]["spec"]["containers"] if each["name"] == "metrics"
+    ]
+    service = yaml.safe_load((DAGSTER / "metrics.yaml").read_text())
+    (port,) = exporter["ports"]
+    words = exporter["command"]
+
+    assert words == ["ecr-catalog", "metrics", "--listen", f"0.0.0.0:{port['containerPort']}"]
+    (served,) = service["spec"]["ports"]
+    assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
+    assert service["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(port["containerPort"]),
+        "prometheus.io/path": "/metrics",
+    }
+    assert {probe["httpGet"]["path"] for probe in _probes(exporter)} == {"/healthz"}
+    assert {probe["httpGet"]["port"] for probe in _probes(exporter)} == {port["name"]}
+    assert {each["name"] for each in exporter["env"]} == {
+        "DAGSTER_HOME",
+        "DAGSTER_POSTGRES_URL",
+        "ECR_CATALOG_MIRRORS",
+        "HOME",
+    }
+
+
+def _probes(container: Any) -> list[Any]:
+    return [container[name] for name in ("livenessProbe", "readinessProbe")]
 
 
 def test_its_instance_is_the_projects_own_with_the_history_in_postgresql() -> None:

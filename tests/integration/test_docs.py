@@ -216,7 +216,7 @@ exec {git} "$@"
 """
 REPLACED: Final = (
     *("apprise", "dagster", "dagster-daemon", "dagster-webserver"),
-    *("aws", "docker", "helm", "kubectl", "make", "node", "oauth2-proxy"),
+    *("aws", "docker", "helm", "kubectl", "make", "node", "oauth2-proxy", "promtool"),
 )
 REAL: Final = ("basename", "cat", "cp", "env", "jq", "ln", "mkdir", "openssl", "rm")
 
@@ -542,6 +542,12 @@ def _proxy(_: Reader, folder: Path, words: list[str]) -> None:
     assert tomllib.loads((folder / words[1]).read_text())["provider"]
 
 
+def _promtool(_: Reader, folder: Path, words: list[str]) -> None:
+    assert (folder / words[-1]).is_file()
+    if promtool := shutil.which("promtool"):
+        _runs([promtool, *words[:-1], str((folder / words[-1]).resolve())])
+
+
 def _filter(_: Reader, folder: Path, words: list[str]) -> None: ...
 
 
@@ -559,6 +565,7 @@ JUDGES: Final[Mapping[str, Callable[[Reader, Path, list[str]], None]]] = {
     "node": _of_backstage,
     "oauth2-proxy": _proxy,
     "openssl": _filter,
+    "promtool": _promtool,
 }
 
 
@@ -785,6 +792,18 @@ def _as_run_config(block: Block, _: Path) -> None:
     assert op["config"].keys() == HousekeepingConfig.model_fields.keys()
 
 
+def _as_prometheus(block: Block, folder: Path) -> None:
+    value = yaml.safe_load(block.text)
+    (rules,) = value["rule_files"]
+    assert (ROOT / "deploy" / "monitoring" / Path(rules).name).is_file()
+    (job,) = value["scrape_configs"]
+    (listen,) = [each for each in cli.commands["metrics"].params if each.name == "listen"]
+    assert job["static_configs"] == [{"targets": [listen.default]}]
+    if promtool := shutil.which("promtool"):
+        (folder / "prometheus.yml").write_text(block.text)
+        _runs([promtool, "check", "config", "--syntax-only", str(folder / "prometheus.yml")])
+
+
 def _as_nothing(block: Block, _: Path) -> None:
     assert "$schema=" in block.text
 
@@ -797,6 +816,7 @@ KINDS: Final[Sequence[tuple[set[str], Callable[[Block, Path], None]]]] = (
     (set(Mirror.model_fields), _as_mirror),
     ({"storage", "concurrency", "run_queue", "run_monitoring"}, _as_instance),
     ({"ops"}, _as_run_config),
+    ({"scrape_configs"}, _as_prometheus),
 )
 
 
