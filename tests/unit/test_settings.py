@@ -1122,7 +1122,7 @@ def test_null_without_anything_shared_is_refused_as_before(mirrors: Path) -> Non
     ("shared", "problem"),
     [
         ("guard: {max_removals: lots}\n", "guard.max_removals: "),
-        ("gaurd: {max_removals: 3}\n", "gaurd: is no key of a mirror file"),
+        ("gaurd: {max_removals: 3}\n", "gaurd: is not a key of a mirror file"),
         ("publish: {kind: ftp}\n", "publish.kind: must be git, s3 or file"),
         ("guard: [\n", "2:1: "),
         ("name: one\n", "name: is each mirror's own"),
