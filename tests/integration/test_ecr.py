@@ -112,6 +112,24 @@ def failed(registry: EcrRegistry, *looked_up: str) -> InventoryFailed:
 # A complete read, and what it costs
 
 
+def test_each_page_is_told_with_what_was_read_so_far(warm: tuple[FakeAws, EcrRegistry]) -> None:
+    told: list[tuple[int, int]] = []
+    warm[1].read(lambda pages, repositories: told.append((pages, repositories)))
+    assert told == [(1, 1000), (2, 1001)]
+
+
+def test_tags_are_read_of_one_repository_and_a_denial_is_not_an_error() -> None:
+    with FakeAws() as fake:
+        fake.create("team/app", tags={"owner": "a team", "empty": ""})
+        reader = registry(fake)
+        account = reader.read().account_id
+        assert reader.tags(account, "team/app") == {"owner": "a team", "empty": ""}
+        with pytest.raises(InventoryFailed, match="RepositoryNotFoundException"):
+            reader.tags(account, "team/gone")
+        fake.fail("ListTagsForResource", Fault.ACCESS_DENIED)
+        assert reader.tags(account, "team/app") is None
+
+
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
 def test_a_read_is_complete_and_keeps_its_budget(fake: FakeAws, count: int) -> None:
     expected = fill(fake, count)
