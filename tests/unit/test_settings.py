@@ -54,6 +54,7 @@ entity:
   title: GoldenPath ECR registry
   owner: group:default/platform
   system: registries
+  list_limit: 5000
 publish:
   kind: git
   repository: git@git.example.com:team/catalog.git
@@ -155,6 +156,7 @@ def test_every_key_is_read(mirrors: Path) -> None:
             "title": "GoldenPath ECR registry",
             "owner": "group:default/platform",
             "system": "registries",
+            "list_limit": 5_000,
         },
         "publish": {
             "kind": "git",
@@ -1122,7 +1124,7 @@ def test_null_without_anything_shared_is_refused_as_before(mirrors: Path) -> Non
     ("shared", "problem"),
     [
         ("guard: {max_removals: lots}\n", "guard.max_removals: "),
-        ("gaurd: {max_removals: 3}\n", "gaurd: is no key of a mirror file"),
+        ("gaurd: {max_removals: 3}\n", "gaurd: is not a key of a mirror file"),
         ("publish: {kind: ftp}\n", "publish.kind: must be git, s3 or file"),
         ("guard: [\n", "2:1: "),
         ("name: one\n", "name: is each mirror's own"),
