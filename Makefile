@@ -13,7 +13,7 @@ ARGS ?=
 # One more than the cores of a small machine: many tests wait.
 WORKERS ?= 3
 
-.PHONY: help setup run test test-all lint fmt lock schemas clean
+.PHONY: help setup run test test-all bench lint fmt lock schemas clean
 
 help: ## Explain the targets
 	@echo "Usage: make TARGET"
@@ -39,6 +39,9 @@ endif
 test-all: .venv/ready backstage/node_modules/.package-lock.json ## Run what make test leaves out
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m full \
 	  tests/drills tests/e2e tests/integration tests/unit
+
+bench: .venv/ready ## Measure a tick beside a bare listing of the registry; takes minutes
+	$(BIN)/python -m benchmarks.listing $(ARGS)
 
 lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff check .

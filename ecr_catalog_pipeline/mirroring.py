@@ -15,14 +15,17 @@ from typing import Final
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry, OnPage
-from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Publisher
+from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile
+from ecr_catalog_pipeline.adapters.publisher import Lists, Provenance, Published, Publisher
 from ecr_catalog_pipeline.core.conformance import Learnt, check_conformance, needs_of
 from ecr_catalog_pipeline.core.ecr_settings import EcrSettings
 from ecr_catalog_pipeline.core.entity import (
+    DesiredEntity,
     EntityIdentity,
     PublishedEntity,
+    desired_entity,
     last_sync_of,
+    list_digest,
     read_published,
     read_served,
     same_content,
@@ -33,7 +36,7 @@ from ecr_catalog_pipeline.core.errors import (
     GovernanceRefused,
     GovernanceUnavailable,
 )
-from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
+from ecr_catalog_pipeline.core.governance import Catalog
 from ecr_catalog_pipeline.core.health import (
     Origin,
     RegistryHealth,
@@ -234,7 +237,7 @@ def run_tick(
     """
     past = past or Past()
     with progress("reading governance"):
-        governance = read_governance(adapters.governance, mirror.governance.path)
+        governance = read_governance(mirror, adapters)
     with progress("reading ECR") as on_page:
         inventory = read_inventory(adapters.registry, on_page=on_page)
     with progress("comparing with what is published"):
@@ -252,12 +255,13 @@ def run_tick(
     return Tick(planned, publication, verdict, report, backstage_down=down)
 
 
-def read_governance(repo: GovernanceRepo, path: str, clock: Clock = now_utc) -> GovernanceRead:
+def read_governance(mirror: Mirror, adapters: Adapters, clock: Clock = now_utc) -> GovernanceRead:
     """Read and parse the governance file at the branch's tip."""
     began_at = clock()
-    file: GovernanceFile = repo.read()
+    file: GovernanceFile = adapters.governance.read()
+    name = mirror.governance.path.rsplit("/", 1)[-1]
     return GovernanceRead(
-        catalog=parse_governance(file.content, path=path.rsplit("/", 1)[-1]),
+        catalog=adapters.catalogs.parse(file.content, file.blob, name),
         blob=file.blob,
         commit=file.commit,
         source_sha=file.source_sha,
@@ -281,7 +285,9 @@ def last_good(publisher: Publisher, identity: EntityIdentity, clock: Clock = now
         CatalogError: the target cannot be read, or holds something that is not ours.
     """
     content = publisher.read().content
-    published = read_published(content, identity) if content is not None else None
+    published = (
+        read_published(content, identity, publisher.read_list) if content is not None else None
+    )
     return last_good_in_words(published, clock())
 
 
@@ -295,7 +301,7 @@ def plan_publication(
     asks_retention: bool = False,
     clock: Clock = now_utc,
 ) -> PlannedRegistry:
-    """Reconcile, read what is published, prove absences, check conformance, and plan.
+    """Reconcile, build the entity, read what is published, prove absences, check, and plan.
 
     Backstage is asked here only where the target is absent, AWS only what a rule needs to know.
 
@@ -312,7 +318,16 @@ def plan_publication(
     last_account = past.last.account_id if past.last else ""
     check_account(found.account_id, mirror.registry.account_id, last_account)
     registry = reconcile(governance.catalog, found)
-    current = _current(mirror, adapters, past.last, clock)
+    desired = desired_entity(
+        mirror.identity,
+        registry,
+        account_id=found.account_id,
+        region=found.region,
+        source_sha=governance.source_sha,
+        now=clock(),
+        place=mirror.list_place,
+    )
+    current = _current(mirror, adapters, desired, past.last, clock)
     missing = names_to_prove(current.entity, registry)
     proved = adapters.registry.prove_absent(found.account_id, missing)
     needs = needs_of(registry, governance.catalog, mirror.policies)
@@ -328,7 +343,7 @@ def plan_publication(
         today=clock().astimezone(UTC).date(),
     )
     plan = make_plan(
-        identity=mirror.identity,
+        desired=desired,
         limits=mirror.removal_limits,
         registry=registry,
         inventory=found,
@@ -347,7 +362,7 @@ def plan_publication(
             blob=governance.blob,
             fingerprint=found.fingerprint,
             differences=plan.differences,
-            evidence=_evidence(adapters.governance, plan, governance, inventory, past),
+            evidence=_evidence(adapters, plan, governance, inventory, past),
         ),
         published_change=last_change(current.content),
         account_id=found.account_id,
@@ -400,7 +415,8 @@ def publish(
         fence=lambda: plan.check_age(clock()),
     )
     provenance.fence()
-    version = publisher.publish(plan.content, plan.expected, provenance)
+    lists = Lists(plan.full_list, plan.published_list)
+    version = publisher.publish(plan.content, plan.expected, provenance, lists)
     published_at = clock()
     equals, unread = _read_back(publisher, plan)
     return Publication(
@@ -588,16 +604,25 @@ def verify(
 
 
 def _current(
-    mirror: Mirror, adapters: Adapters, last: LastPublication | None, clock: Clock
+    mirror: Mirror,
+    adapters: Adapters,
+    desired: DesiredEntity,
+    last: LastPublication | None,
+    clock: Clock,
 ) -> Current:
     """Read what is published; where the target is absent, what was last known to be.
 
     Backstage knows the names, the history only how many there were.
     """
-    identity, target = mirror.identity, adapters.publisher.read()
+    identity, publisher = mirror.identity, adapters.publisher
+    target = publisher.read()
     if target.content is not None:
-        return Current.at_target(target.content, target.version, identity)
-    served = _served(adapters.backstage, identity)
+        current = _at_target(target, publisher, identity, desired)
+        if current.uncounted and (later := publisher.read()).version != target.version:
+            # Another process has published in between, and removed the list of the entity before.
+            current = _at_target(later, publisher, identity, desired)
+        return current
+    served = _served(adapters.backstage, identity, publisher)
     if served is not None:
         return Current.served(served, clock())
     if last is not None and last.is_of(identity.reference):
@@ -605,12 +630,21 @@ def _current(
     return Current()
 
 
-def _served(backstage: BackstageCatalog | None, identity: EntityIdentity) -> PublishedEntity | None:
+def _at_target(
+    target: Published, publisher: Publisher, identity: EntityIdentity, desired: DesiredEntity
+) -> Current:
+    return Current.at_target(target.content, target.version, identity, desired, publisher.read_list)
+
+
+def _served(
+    backstage: BackstageCatalog | None, identity: EntityIdentity, publisher: Publisher
+) -> PublishedEntity | None:
     """Give our entity as Backstage serves it; None when it does not, or does not answer."""
     if backstage is None:
         return None
     try:
-        return read_served(backstage.entity(identity.namespace, identity.name))
+        served = backstage.entity(identity.namespace, identity.name)
+        return read_served(served, publisher.read_list)
     except BackstageUnavailable:
         return None
 
@@ -622,13 +656,16 @@ def _read_back(publisher: Publisher, plan: Plan) -> tuple[bool, str]:
     """
     try:
         now = publisher.read().content
+        equals = now is not None and same_content(now, plan.content)
+        if equals and plan.full_list is not None:
+            equals = publisher.read_list(list_digest(plan.full_list)) == plan.full_list
     except CatalogError as error:
         return True, error.problem
-    return now is not None and same_content(now, plan.content), ""
+    return equals, ""
 
 
 def _evidence(
-    repo: GovernanceRepo,
+    adapters: Adapters,
     plan: Plan,
     governance: GovernanceRead,
     inventory: InventoryRead,
@@ -638,7 +675,7 @@ def _evidence(
     baseline, changed = past.baseline, {each.repository for each in plan.differences}
     committed: dict[str, dict[str, datetime]] = {}
     if baseline and changed and baseline.commit != governance.commit:
-        committed = entry_changes(_history(repo, baseline.commit, governance))
+        committed = entry_changes(_history(adapters, baseline.commit, governance))
     return Evidence(
         baseline=baseline,
         committed={name: fields for name, fields in committed.items() if name in changed},
@@ -652,7 +689,7 @@ def _evidence(
 
 
 def _history(
-    repo: GovernanceRepo, since: str, governance: GovernanceRead
+    adapters: Adapters, since: str, governance: GovernanceRead
 ) -> list[tuple[datetime, Catalog]]:
     """Give the catalogs since a commit, without those that were refused: no run ever read them.
 
@@ -660,13 +697,14 @@ def _history(
     committer's clock may be ahead; what was read was committed before its read began.
     """
     try:
-        history = repo.history(since, governance.commit)
+        history = adapters.governance.history(since, governance.commit)
     except GovernanceUnavailable:
         return []
     catalogs = []
-    for committed_at, content in history:
+    for version in history:
         try:
-            catalogs.append((min(committed_at, governance.began_at), parse_governance(content)))
+            catalog = adapters.catalogs.parse(version.content, version.blob, "", keep=False)
         except GovernanceRefused:
             continue
+        catalogs.append((min(version.committed_at, governance.began_at), catalog))
     return catalogs

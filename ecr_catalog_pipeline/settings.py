@@ -29,7 +29,14 @@ from pydantic import (
 
 from ecr_catalog_pipeline.adapters.files import read_regular_file
 from ecr_catalog_pipeline.core.ecr_settings import Scanning
-from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE, EntityIdentity
+from ecr_catalog_pipeline.core.entity import (
+    LIST_LIMIT,
+    MAX_NAME,
+    NAME,
+    NAMESPACE,
+    EntityIdentity,
+    ListPlace,
+)
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.governance import RISKS
 from ecr_catalog_pipeline.core.guard import RemovalLimits
@@ -296,6 +303,12 @@ class EntitySettings(_Settings):
         description="The system that the entity belongs to; null leaves it out.",
         json_schema_extra=_LINE_SCHEMA,
     )
+    list_limit: int = Field(
+        default=LIST_LIMIT,
+        gt=0,
+        description="How many live and pending repositories the entity lists. Past it, the entity "
+        "has a summary, and points to the full list beside it.",
+    )
 
 
 class GitTarget(_Settings):
@@ -374,6 +387,11 @@ class FileTarget(_Settings):
     def identity(self) -> tuple[str, ...]:
         """What makes two targets the same one."""
         return ("file", self.path)
+
+
+def list_key(key: str) -> str:
+    """The key of an S3 entity's lists, which no provider that reads the entity's prefix may see."""
+    return f"full-lists/{key}"
 
 
 Target = Annotated[GitTarget | S3Target | FileTarget, Field(discriminator="kind")]
@@ -636,6 +654,24 @@ class Mirror(_Settings):
             owner=self.entity.owner,
             system=self.entity.system,
         )
+
+    @property
+    def list_place(self) -> ListPlace:
+        """Where the full list goes: beside the entity or, in S3, under a prefix of its own."""
+        limit = self.entity.list_limit
+        match self.publish:
+            case FileTarget(path=path) | GitTarget(path=path):
+                return ListPlace("path", PurePosixPath(path).name, limit)
+            case S3Target() as target:
+                return ListPlace("url", self._object_url(list_key(target.key)), limit)
+
+    def _object_url(self, key: str) -> str:
+        """How Backstage and people address an object of the S3 target's bucket."""
+        target = self.publish
+        assert isinstance(target, S3Target)
+        if endpoint := self.s3_endpoint_url:
+            return f"{endpoint}/{target.bucket}/{key}"
+        return f"https://{target.bucket}.s3.{self.registry.region}.amazonaws.com/{key}"
 
     @property
     def removal_limits(self) -> RemovalLimits:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
+from ecr_catalog_pipeline.adapters.catalog_cache import CatalogCache
 from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.adapters.governance_repo import GovernanceRepo
 from ecr_catalog_pipeline.adapters.notify import Notifier
@@ -15,7 +16,14 @@ from ecr_catalog_pipeline.adapters.publish_git import GitPublisher
 from ecr_catalog_pipeline.adapters.publish_s3 import S3Publisher
 from ecr_catalog_pipeline.adapters.publisher import Publisher
 from ecr_catalog_pipeline.demo.world import token_file
-from ecr_catalog_pipeline.settings import FileTarget, GitTarget, Mirror, S3Target, cache_folder
+from ecr_catalog_pipeline.settings import (
+    FileTarget,
+    GitTarget,
+    Mirror,
+    S3Target,
+    cache_folder,
+    list_key,
+)
 from ecr_catalog_pipeline.sprawl.catalog_repo import CatalogRepo
 
 
@@ -24,6 +32,7 @@ class Adapters:
     """All that one mirror reads, writes and alerts.
 
     Attributes:
+        catalogs: governance as it was parsed.
         report: where the health report is published; None without `health:`.
         backstage: None without `backstage:`.
         catalog: the catalog repository that is searched for ad-hoc entities; None without
@@ -31,6 +40,7 @@ class Adapters:
     """
 
     governance: GovernanceRepo
+    catalogs: CatalogCache
     registry: EcrRegistry
     publisher: Publisher
     report: Publisher | None
@@ -54,6 +64,9 @@ def adapters_of(mirror: Mirror, environ: Mapping[str, str]) -> Adapters:
     sprawl = mirror.sprawl
     return Adapters(
         governance=GovernanceRepo(source.repository, source.branch, source.path, cache),
+        catalogs=CatalogCache(
+            cache / "governance", f"{source.repository}\n{source.branch}\n{source.path}"
+        ),
         registry=EcrRegistry(
             registry.region,
             account_id=registry.account_id,
@@ -91,7 +104,7 @@ def _s3_publisher(mirror: Mirror, target: S3Target) -> Publisher:
     resource = CatalogS3Resource(
         region_name=mirror.registry.region, endpoint_url=mirror.s3_endpoint_url
     )
-    return S3Publisher(resource.get_client, target.bucket, target.key)
+    return S3Publisher(resource.get_client, target.bucket, target.key, list_key(target.key))
 
 
 def _report_publisher(mirror: Mirror, cache: Path) -> Publisher | None:

@@ -312,7 +312,7 @@ class EcrRegistry:
     @cached_property
     def _ecr(self) -> ECRClient:
         client: ECRClient = self._client(self._session, "ecr")
-        client.meta.events.register("before-parse.ecr.DescribeRepositories", _check_listing)
+        client.meta.events.register("before-parse.ecr.DescribeRepositories", _take_listing)
         return client
 
     @cached_property
@@ -446,8 +446,14 @@ def _check_deadline(deadline: float) -> None:
         )
 
 
-def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
-    """Refuse a body that botocore would read as an empty listing: cut off, malformed, foreign."""
+def _take_listing(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    """Take the listing as the JSON that it is, before botocore does.
+
+    botocore would read a body that is cut off, malformed or foreign as an empty listing; this
+    refuses it. And it would make as much of each member as half of a run takes: it gets the rest.
+    """
     if response_dict["status_code"] != HTTPStatus.OK:
         return
     try:
@@ -458,6 +464,8 @@ def _check_listing(response_dict: Mapping[str, Any], **_: Any) -> None:
         raise InventoryFailed(
             f"{_LIST} answered with something that is not a listing", remediation=WAIT
         )
+    customized_response_dict["repositories"] = body.pop("repositories")
+    response_dict["body"] = json.dumps(body).encode()
 
 
 def _action(client: Any, operation: str) -> str:

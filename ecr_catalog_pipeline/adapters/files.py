@@ -39,19 +39,25 @@ def _refuse_irregular(found: os.stat_result, path: Path) -> None:
 
 
 def replace_file(
-    path: Path, content: bytes, *, last_look: Callable[[], object] = lambda: None
+    path: Path,
+    content: bytes,
+    *,
+    last_look: Callable[[], object] = lambda: None,
+    beside: Path | None = None,
 ) -> None:
     """Put a file in its place whole and for good, or not at all. Its mode stays.
 
     Args:
         last_look: called right before; what it raises leaves everything as it was.
+        beside: the file whose `clear_beside` removes what a process that is killed leaves; the file
+            itself by default.
 
     Raises:
         OSError: it cannot be written.
     """
     mode = path.stat().st_mode & 0o7777 if path.exists() else _NEW_FILE_MODE
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beside(path))
-    beside = Path(name)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beside(beside or path))
+    written = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -59,9 +65,9 @@ def replace_file(
             os.fchmod(stream.fileno(), mode)
             os.fsync(stream.fileno())
         last_look()
-        beside.replace(path)
+        written.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

@@ -40,6 +40,15 @@ class GovernanceFile:
     committed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class GovernanceVersion:
+    """The governance file as it once was, and when that was committed."""
+
+    committed_at: datetime
+    blob: str
+    content: bytes
+
+
 class GovernanceRepo:
     """One file on one branch of a git repository."""
 
@@ -94,7 +103,7 @@ class GovernanceRepo:
                 "it, and that git's credential helper or SSH agent may read it.",
             ) from None
 
-    def history(self, since: str, until: str) -> list[tuple[datetime, bytes]]:
+    def history(self, since: str, until: str) -> list[GovernanceVersion]:
         """Give the file at a commit and at each later one that touched it, oldest first.
 
         Of a long history the last MAX_HISTORY versions. Empty when `since` is not an ancestor of
@@ -115,7 +124,7 @@ class GovernanceRepo:
                 start = f"{since} {clone.run('log', '-1', '--format=%ct', since)}"
                 commits = [line.split(" ") for line in [start, *logged.split("\n")] if line]
                 return [
-                    (_moment(committed), self._content(entry))
+                    GovernanceVersion(_moment(committed), entry.sha, self._content(entry))
                     for sha, committed in commits[-MAX_HISTORY:]
                     if (entry := clone.entry(sha, self._path)) and entry.is_regular_file
                 ]

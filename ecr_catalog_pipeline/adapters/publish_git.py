@@ -1,4 +1,7 @@
-"""Publishes as a commit that changes one path of one branch, and is never forced."""
+"""Publishes as a commit that changes one path of one branch, and is never forced.
+
+A full list, where there is one, is part of the same commit.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from typing import Final
 
 from ecr_catalog_pipeline.adapters.git_clone import BranchMissing, GitClone, TreeEntry
 from ecr_catalog_pipeline.adapters.git_command import GitFailed
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import NO_LISTS, Lists, Provenance, Published
+from ecr_catalog_pipeline.core.entity import list_name
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 
 TRIES: Final = 3
@@ -54,14 +58,31 @@ class GitPublisher:
             entry = self._entry(tip)
             return Published(*(self.clone.content(entry.sha), entry.sha) if entry else (None, None))
 
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+    def read_list(self, digest: str) -> bytes | None:
+        """Read the list beside the file, as of the last fetch."""
+        with self._locked():
+            tip = self._known_tip()
+            entry = self.clone.entry(tip, self._list(digest)) if tip else None
+            return self.clone.content(entry.sha) if entry and entry.is_regular_file else None
+
+    def _list(self, digest: str) -> str:
+        return list_name(self._path, digest)
+
+    def publish(
+        self, new: bytes, expected: str | None, provenance: Provenance, lists: Lists = NO_LISTS
+    ) -> str:
         """Commit `new` on top of the branch, also when that moves, and push it; give its blob."""
         with self._locked():
             blob = self._store(new)
+            beside: dict[str, str | None] = {}
+            if lists.left:
+                beside[self._list(lists.left)] = None
+            if lists.new is not None:
+                beside[self._list(lists.new_digest)] = self._store(lists.new)
             tip = self._known_tip()
             for _ in range(TRIES):
                 mode = self._check_expected(tip, expected)
-                commit = self._commit(tip, TreeEntry(mode, blob), provenance)
+                commit = self._commit(tip, TreeEntry(mode, blob), provenance, beside)
                 provenance.fence()
                 refusal = self._push(commit, tip)
                 if refusal is None:
@@ -158,7 +179,14 @@ class GitPublisher:
     def _store(self, content: bytes) -> str:
         return self.clone.run("hash-object", "-w", "--no-filters", "--stdin", given=content)
 
-    def _commit(self, tip: str | None, entry: TreeEntry, provenance: Provenance) -> str:
+    def _commit(
+        self,
+        tip: str | None,
+        entry: TreeEntry,
+        provenance: Provenance,
+        beside: Mapping[str, str | None],
+    ) -> str:
+        """Commit the file and the lists beside it: a blob by its path, None for one that goes."""
         clone = self.clone
         # In the clone, which is locked, so that a process that is killed leaves nothing elsewhere.
         file = clone.path("index-of-publication")
@@ -166,9 +194,17 @@ class GitPublisher:
         index = {"GIT_INDEX_FILE": str(file)}
         if tip:
             clone.run("read-tree", tip, environment=index)
-        what = f"{entry.mode},{entry.sha},{self._path}"
+        arguments = ["--add", "--cacheinfo", f"{entry.mode},{entry.sha},{self._path}"]
+        for path, blob in beside.items():
+            if blob is not None:
+                arguments += ["--cacheinfo", f"{_FILE},{blob},{path}"]
+        # A mode of 0 removes a path, and needs no work tree.
+        gone = [f"0 {'0' * len(entry.sha)}\t{path}\0" for path, blob in beside.items() if not blob]
         try:
-            clone.run("update-index", "--add", "--cacheinfo", what, environment=index)
+            if gone:
+                removal = "".join(gone).encode()
+                clone.run("update-index", "-z", "--index-info", environment=index, given=removal)
+            clone.run("update-index", *arguments, environment=index)
         except GitFailed as error:
             raise TargetRefused(
                 f"{self.where} cannot be written: {error}",

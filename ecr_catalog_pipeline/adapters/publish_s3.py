@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,8 @@ from ecr_catalog_pipeline.adapters.aws import (
     status_of,
     told_by,
 )
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published
+from ecr_catalog_pipeline.adapters.publisher import NO_LISTS, Lists, Provenance, Published
+from ecr_catalog_pipeline.core.entity import list_name
 from ecr_catalog_pipeline.core.errors import (
     CatalogError,
     LostRace,
@@ -34,13 +36,18 @@ _READ_BACK_SECONDS: Final = 20
 
 
 class S3Publisher:
-    """An object in a bucket; a version is its ETag."""
+    """An object in a bucket; a version is its ETag.
 
-    def __init__(self, client: Callable[[], S3Client], bucket: str, key: str) -> None:
+    Args:
+        lists: the key that the keys of full lists begin with.
+    """
+
+    def __init__(self, client: Callable[[], S3Client], bucket: str, key: str, lists: str) -> None:
         self._make_client = client
         self._client: S3Client | None = None
         self._bucket = bucket
         self._key = key
+        self._lists = lists
 
     @property
     def where(self) -> str:
@@ -51,10 +58,14 @@ class S3Publisher:
         """Read the object; a missing key holds nothing."""
         return self._read(GIVE_UP_AFTER)
 
-    def _read(self, seconds: float) -> Published:
+    def read_list(self, digest: str) -> bytes | None:
+        """Read the object of a list."""
+        return self._read(GIVE_UP_AFTER, list_name(self._lists, digest)).content
+
+    def _read(self, seconds: float, key: str | None = None) -> Published:
         try:
             client = self._s3()
-            content, answer = call_within(client, lambda: self._get(client), seconds)
+            content, answer = call_within(client, lambda: self._get(client, key), seconds)
             return Published(content, self._etag(answer, "s3:GetObject"))
         except ClientError as error:
             if code_of(error) == "NoSuchKey":
@@ -63,8 +74,45 @@ class S3Publisher:
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
             raise self._unavailable(error, "s3:GetObject") from None
 
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+    def publish(
+        self, new: bytes, expected: str | None, provenance: Provenance, lists: Lists = NO_LISTS
+    ) -> str:
         """Put the object on the condition that it is still the expected one; give its ETag."""
+        if lists.new is not None:
+            self._put_list(lists.new_digest, lists.new, provenance)
+        version = self._put(new, expected, provenance)
+        if lists.left:
+            self._delete_list(lists.left)
+        return version
+
+    def _put_list(self, digest: str, content: bytes, provenance: Provenance) -> None:
+        """Put a list under the name of its content, which nothing points to yet."""
+        try:
+            client = self._s3()
+            provenance.fence()
+            put = partial(
+                client.put_object,
+                Bucket=self._bucket,
+                Key=list_name(self._lists, digest),
+                Body=content,
+                ContentType="application/jsonl",
+            )
+            call_within(client, put)
+        except ClientError as error:
+            raise self._failed(error, "s3:PutObject") from None
+        except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
+            raise self._unavailable(error, "s3:PutObject") from None
+
+    def _delete_list(self, digest: str) -> None:
+        """Delete a list that nothing points to; one that stays is only a few megabytes."""
+        with suppress(ClientError, BotoCoreError, HTTPClientError, OutOfTimeError):
+            client = self._s3()
+            delete = partial(
+                client.delete_object, Bucket=self._bucket, Key=list_name(self._lists, digest)
+            )
+            call_within(client, delete)
+
+    def _put(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         condition: dict[str, Any] = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
         try:
             client = self._s3()
@@ -98,8 +146,8 @@ class S3Publisher:
         except TargetUnavailable as failure:
             return self._version_if_taken(new, failure)
 
-    def _get(self, client: S3Client) -> tuple[bytes, Any]:
-        answer = client.get_object(Bucket=self._bucket, Key=self._key)
+    def _get(self, client: S3Client, key: str | None) -> tuple[bytes, Any]:
+        answer = client.get_object(Bucket=self._bucket, Key=key or self._key)
         return answer["Body"].read(), answer
 
     def _etag(self, answer: Any, action: str) -> str:

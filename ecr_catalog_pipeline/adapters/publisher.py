@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+from ecr_catalog_pipeline.core.entity import list_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,32 @@ class Provenance:
     fence: Callable[[], None] = field(default=lambda: None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What becomes of the full lists beside an entity.
+
+    Attributes:
+        new: the one that the new entity points to; None when it points to none.
+        old: the digest of the one that the replaced entity points to; empty when it points to none.
+    """
+
+    new: bytes | None = None
+    old: str = ""
+
+    @property
+    def new_digest(self) -> str:
+        """The digest of the new one; empty when there is none."""
+        return "" if self.new is None else list_digest(self.new)
+
+    @property
+    def left(self) -> str:
+        """The digest of the one that nothing points to any more; empty when there is none."""
+        return "" if self.old == self.new_digest else self.old
+
+
+NO_LISTS: Final = Lists()
+
+
 class Publisher(Protocol):
     """A publication target."""
 
@@ -46,8 +74,20 @@ class Publisher(Protocol):
             TargetRefused: what is there cannot be replaced by us.
         """
 
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+    def read_list(self, digest: str) -> bytes | None:
+        """Read the full list of a digest beside the entity; None when it is not there.
+
+        Raises:
+            TargetUnavailable, TargetRefused: as for `read`.
+        """
+
+    def publish(
+        self, new: bytes, expected: str | None, provenance: Provenance, lists: Lists = NO_LISTS
+    ) -> str:
         """Replace what `expected` names by `new`, and give the new version.
+
+        A new list is there before the entity that points to it. The old one goes afterwards, as far
+        as that can be done: nothing depends on it.
 
         An answer that was lost is not a failure: what is there is read back first.
 

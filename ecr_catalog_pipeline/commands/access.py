@@ -58,11 +58,10 @@ def check_access(mirror: Mirror, environ: Mapping[str, str]) -> Iterator[Access]
 
 
 def _governance(mirror: Mirror, adapters: Adapters) -> str:
-    repo = adapters.governance
-    catalog = mirroring.read_governance(repo, mirror.governance.path).catalog
+    catalog = mirroring.read_governance(mirror, adapters).catalog
     return (
         f"{_count(len(catalog.entries), 'repository', 'repositories')} and "
-        f"{_count(len(catalog.findings), 'finding', 'findings')} in {repo.where}"
+        f"{_count(len(catalog.findings), 'finding', 'findings')} in {adapters.governance.where}"
     )
 
 

@@ -73,7 +73,8 @@ def mirror_schema(*, defaults: bool = False) -> Schema:
     }
     if not defaults:
         return whole
-    for node in whole["properties"].values():
+    models_and_root = [whole, *models.values()]
+    for node in (each for model in models_and_root for each in model["properties"].values()):
         if "$ref" in node:
             described = models[node["$ref"].rpartition("/")[2]]["description"]
             node.setdefault("description", described)

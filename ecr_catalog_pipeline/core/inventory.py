@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final, TypeGuard
 
 from ecr_catalog_pipeline.core.errors import InventoryFailed
@@ -34,7 +35,7 @@ class Repository:
     mutable_tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inventory:
     """Everything that one ECR registry holds, read completely.
 
@@ -46,18 +47,18 @@ class Inventory:
     region: str
     repositories: tuple[Repository, ...]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over every repository's name, URI and time of creation."""
-        digest = hashlib.sha256()
+        lines = []
         for repository in self.repositories:
             created = repository.created_at.isoformat() if repository.created_at else ""
-            digest.update(f"{repository.name}\n{repository.uri}\n{created}\n".encode())
-        return f"sha256:{digest.hexdigest()}"
+            lines.append(f"{repository.name}\n{repository.uri}\n{created}\n")
+        return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def parse_page(answer: Mapping[str, Any]) -> list[Repository]:
-    """Read one answer of DescribeRepositories.
+    """Read one answer of DescribeRepositories, as JSON or as botocore reads it.
 
     Raises:
         InventoryFailed: the answer lacks its list, or a repository lacks its name or URI.
@@ -148,11 +149,15 @@ def _is_text(value: Any) -> TypeGuard[str]:
 
 
 def _in_utc(moment: object) -> datetime | None:
-    if not isinstance(moment, datetime):
+    """Give a time that is a date, a date's text or, as in AWS's JSON, seconds since 1970."""
+    if moment is None:
         return None
     try:
-        return moment.astimezone(UTC)
-    except (OverflowError, OSError, ValueError):
+        if isinstance(moment, float | int):
+            return datetime.fromtimestamp(moment, UTC)
+        at = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment)  # type: ignore[arg-type] # what is no text raises, too
+        return at.astimezone(UTC)
+    except (OverflowError, OSError, TypeError, ValueError):
         raise InventoryFailed(
             "ecr:DescribeRepositories answered with a time that no calendar has", remediation=WAIT
         ) from None

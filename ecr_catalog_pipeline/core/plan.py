@@ -8,20 +8,17 @@ counts as the published one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from ecr_catalog_pipeline.core.entity import (
+    DesiredEntity,
     EntityIdentity,
     PublishedEntity,
-    build_entity,
-    check_entity,
-    content_digest,
+    ReadList,
     read_published,
-    render_entity,
-    same_content,
 )
 from ecr_catalog_pipeline.core.errors import StalePlan
 from ecr_catalog_pipeline.core.guard import RemovalLimits, Removals, reasons_to_hold
@@ -38,7 +35,6 @@ CLOCK_TOLERANCE: Final = timedelta(seconds=5)
 
 STATE: Final = "state"
 
-_LISTS: Final = ("repositories", "pending")
 _NOWHERE: Final[tuple[None, Mapping[str, str]]] = (None, {})
 _ABSENT_STATES: Final = frozenset({State.GHOST, State.PENDING})
 
@@ -54,6 +50,8 @@ class Current:
             the history still knows; None when no publication is known.
         known_as: how that entity is known although the target is absent, in words.
         uncounted: why its repositories are not known; empty when they are.
+        as_desired: the file and the list beside it say what they should, apart from when and from
+            which commit.
     """
 
     content: bytes | None = None
@@ -61,25 +59,41 @@ class Current:
     entity: PublishedEntity | None = None
     known_as: str = ""
     uncounted: str = ""
+    as_desired: bool = False
 
     @classmethod
     def at_target(
-        cls, content: bytes | None, version: str | None, identity: EntityIdentity
+        cls,
+        content: bytes | None,
+        version: str | None,
+        identity: EntityIdentity,
+        desired: DesiredEntity,
+        read_list: ReadList = lambda _: None,
     ) -> Current:
-        """Read what a target holds.
+        """Read what a target holds. A file that says what it should is not parsed.
+
+        Args:
+            read_list: gives the target's list of a digest.
 
         Raises:
             TargetRefused: it is not this mirror's entity.
         """
-        entity = read_published(content, identity) if content is not None else None
-        damaged = "the published file is damaged" if entity and entity.damaged else ""
-        return cls(content, version, entity, uncounted=damaged)
+        if content is None:
+            return cls(content, version)
+        if desired.is_in(content):
+            entity = desired.read_in(content)
+            complete = not entity.listed or read_list(entity.listed) == desired.full_list
+            return cls(content, version, entity, as_desired=complete)
+        entity = read_published(content, identity, read_list)
+        what = "list of repositories is missing or damaged" if entity.listed else "file is damaged"
+        return cls(content, version, entity, uncounted=f"the published {what}" * entity.damaged)
 
     @classmethod
     def served(cls, entity: PublishedEntity, now: datetime) -> Current:
         """Take what Backstage serves for what is published: the target is absent."""
         known_as = f"the target is absent, Backstage serves {last_good_in_words(entity, now)}"
-        damaged = "the target is absent and what Backstage serves is damaged"
+        what = "lists no repositories" if entity.listed else "is damaged"
+        damaged = f"the target is absent and what Backstage serves {what}"
         return cls(entity=entity, known_as=known_as, uncounted=damaged if entity.damaged else "")
 
     @classmethod
@@ -135,11 +149,13 @@ class Plan:
 
     Attributes:
         content: the file to publish, whole.
+        full_list: the list to publish beside it; None when it holds all of it.
         digest: of that content.
         published_digest: of what is published, or was last known to be; None when no publication
             is known.
         published_last_sync: its `last-sync`, as the entity says; None when it says none.
         published_live: how many live repositories it lists; None when unknown.
+        published_list: the digest of the list beside it; empty when there is none.
         expected: the target's version that the plan was computed against; None when absent.
         differences: all that changes in the entity's two lists, sorted by name.
         unchanged: the published file is the same but for `last-sync` and `source-sha`.
@@ -163,6 +179,8 @@ class Plan:
     counts: Mapping[State, int]
     published_last_sync: str | None = None
     published_live: int | None = None
+    published_list: str = ""
+    full_list: bytes | None = None
 
     @property
     def summary(self) -> str:
@@ -219,7 +237,7 @@ class Plan:
 
 def make_plan(
     *,
-    identity: EntityIdentity,
+    desired: DesiredEntity,
     limits: RemovalLimits,
     registry: ReconciledRegistry,
     inventory: Inventory,
@@ -234,23 +252,14 @@ def make_plan(
 
     Args:
         source_sha: the last governance commit that touched the file.
-        now: becomes `last-sync` if the content has changed.
         proved_absent: those of `names_to_prove` that a look-up by name proved to be gone.
         account_is_known: the answering account is the mirror's, whatever the published URIs say.
-
-    Raises:
-        EntityInvalid: Backstage would refuse the new entity.
     """
-    entity = build_entity(
-        identity, registry, account_id=inventory.account_id, region=inventory.region
-    )
-    check_entity(entity)
-    content = render_entity(entity, source_sha=source_sha, last_sync=now)
     published = current.entity
-    differences = tuple(_differences(published, entity["spec"]))
+    differences = () if current.as_desired else tuple(_differences(published, desired))
     changes = _changes(
         differences,
-        live=[line["name"] for line in entity["spec"]["repositories"]],
+        live=desired.repositories,
         listed=published.repositories if published else (),
     )
     removals = Removals(
@@ -262,11 +271,11 @@ def make_plan(
     )
     return Plan(
         source_sha=source_sha,
-        content=content,
-        digest=content_digest(entity),
+        content=desired.content,
+        digest=desired.digest,
         published_digest=published.digest if published else None,
         expected=current.version,
-        unchanged=current.content is not None and same_content(current.content, content),
+        unchanged=current.as_desired,
         changes=changes,
         differences=differences,
         reasons_held=reasons_to_hold(removals, limits),
@@ -275,6 +284,8 @@ def make_plan(
         counts=registry.counts(),
         published_last_sync=published.last_sync if published else None,
         published_live=len(published.repositories) if published and not current.uncounted else None,
+        published_list=published.listed if published and current.version else "",
+        full_list=desired.full_list,
     )
 
 
@@ -287,9 +298,9 @@ def names_to_prove(published: PublishedEntity | None, registry: ReconciledRegist
     return sorted(absent & published.repositories.keys()) if published else []
 
 
-def _differences(current: PublishedEntity | None, spec: Mapping[str, Any]) -> Iterator[Difference]:
+def _differences(current: PublishedEntity | None, desired: DesiredEntity) -> Iterator[Difference]:
     old = _lines(current.repositories, current.pending) if current else {}
-    new = _lines(*({line["name"]: line for line in spec[key]} for key in _LISTS))
+    new = _lines(desired.repositories, desired.pending)
     for name in sorted(old.keys() | new.keys()):
         (old_state, old_line), (state, line) = old.get(name, _NOWHERE), new.get(name, _NOWHERE)
         if old_state != state:
@@ -313,8 +324,10 @@ def _lines(
 
 
 def _changes(
-    differences: Iterable[Difference], live: Collection[str], listed: Collection[str]
+    differences: Collection[Difference], live: Collection[str], listed: Collection[str]
 ) -> Changes:
+    if not differences:
+        return Changes()
     differing = {each.repository for each in differences}
     return Changes(
         added=tuple(sorted(set(live) - set(listed))),

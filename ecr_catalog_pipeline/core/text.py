@@ -68,8 +68,9 @@ def clean_text(text: str, limit: int = MAX_TEXT) -> str:
     Control characters, line separators and what YAML or JSON cannot carry become spaces; runs of
     white space become one.
     """
-    printable = (character if _is_printable(character) else " " for character in text)
-    line = " ".join("".join(printable).split())
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(character if _is_printable(character) else " " for character in text)
+    line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 

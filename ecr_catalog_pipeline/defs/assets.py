@@ -70,7 +70,7 @@ def _governance_catalog(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefiniti
         context: dg.AssetExecutionContext,
     ) -> dg.MaterializeResult[GovernanceRead]:
         with as_dagster_failure():
-            read = mirroring.read_governance(adapters.governance, mirror.governance.path)
+            read = mirroring.read_governance(mirror, adapters)
         findings = open_findings(read.catalog, mirroring.now_utc().date())
         context.log_event(observation(mirror, GOVERNANCE_FILE, read.blob))
         return dg.MaterializeResult(

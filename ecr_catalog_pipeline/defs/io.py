@@ -22,18 +22,28 @@ _adapter: Final[Callable[[Any], TypeAdapter[Any]]] = cache(TypeAdapter)
 
 
 class JsonIOManager(dg.UPathIOManager):
-    """Writes dataclasses as JSON and reads them back as the type that the input asks for."""
+    """Writes dataclasses as JSON and reads them back as the type that the input asks for.
+
+    A step of the process that wrote a value gets that value itself.
+    """
 
     extension = ".json"
+
+    def __init__(self, base_path: UPath) -> None:
+        super().__init__(base_path=base_path)
+        self._written: dict[str, Any] = {}
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
         """Write a value beside and move it there, so that no reader sees half of one."""
         beside = path.with_name(f".{path.name}.{context.run_id}")
         beside.write_bytes(as_json(obj))
         beside.rename(path)
+        self._written[str(path)] = obj
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
         """Read a value as the type of the asset's parameter."""
+        if str(path) in self._written:
+            return self._written[str(path)]
         return from_json(context, path.read_bytes())
 
 

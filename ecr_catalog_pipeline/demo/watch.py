@@ -32,8 +32,10 @@ def watch_change(mirror: Mirror, world: DemoWorld, name: str, seconds: int) -> I
 
     def published() -> bool:
         content = publisher.read().content
-        listed = read_published(content, mirror.identity).repositories if content else {}
-        return (name in listed) is appears
+        if content is None:
+            return not appears
+        entity = read_published(content, mirror.identity, publisher.read_list)
+        return (name in entity.repositories) is appears
 
     def visible() -> bool:
         assert backstage is not None

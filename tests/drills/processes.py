@@ -132,7 +132,7 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
         ahead = told.ahead
         try:
             if told.step != "publish":
-                governance = mirroring.read_governance(adapters.governance, mirror.governance.path)
+                governance = mirroring.read_governance(mirror, adapters)
                 inventory = mirroring.read_inventory(adapters.registry)
                 planned = mirroring.plan_publication(
                     mirror,

@@ -3,8 +3,8 @@
     with S3Faults(upstream) as faults:
         faults.fail("PUT", Broken.STORED_THEN_500, times=1)
 
-Strict: it serves the methods GET and PUT of objects; each fault is applied after or before the
-upstream's work, as its name says.
+Strict: it serves the methods GET, PUT and DELETE of objects; each fault is applied after or before
+the upstream's work, as its name says.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ class S3Faults:
                 self.serve()
 
             def do_PUT(self) -> None:
+                self.serve()
+
+            def do_DELETE(self) -> None:
                 self.serve()
 
             def log_message(self, *_: object) -> None:

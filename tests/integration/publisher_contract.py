@@ -10,7 +10,8 @@ from typing import Final, Protocol
 
 import pytest
 
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
+from ecr_catalog_pipeline.adapters.publisher import Lists, Provenance, Published, Publisher
+from ecr_catalog_pipeline.core.entity import list_digest
 from ecr_catalog_pipeline.core.errors import LostRace, StalePlan
 
 PROVENANCE: Final = Provenance(
@@ -23,6 +24,8 @@ PROVENANCE: Final = Provenance(
 ONE: Final = b"apiVersion: backstage.io/v1alpha1\nkind: Resource\n"
 TWO: Final = b"apiVersion: backstage.io/v1alpha1\nkind: Resource\nspec: {}\n"
 FOREIGN: Final = b"somebody: else\n"
+LIST: Final = b'{"name": "ab", "uri": "x/ab"}\n{"name": "cd"}\n'
+OTHER_LIST: Final = b'{"name": "ab", "uri": "x/ab"}\n'
 
 NOTHING: Final = Published(None, None)
 
@@ -41,6 +44,12 @@ class Target(Protocol):
 
     def remove(self) -> None:
         """Let somebody else remove it."""
+
+    def lists(self) -> dict[str, bytes]:
+        """Look at the full lists that are there, by their names."""
+
+    def write_list(self, name: str, content: bytes | None) -> None:
+        """Let somebody else write or remove one."""
 
 
 def publish(publisher: Publisher, content: bytes) -> str:
@@ -165,3 +174,81 @@ class PublisherContract:
         publish(publisher, ONE)
         target.remove()
         assert publisher.read() == NOTHING
+
+    # Full lists beside the entity
+
+    def test_a_list_is_read_back_by_its_digest(self, target: Target) -> None:
+        publisher = target.publisher()
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        assert publisher.read() == Published(ONE, version)
+        for each in (publisher, target.publisher()):
+            each.read()
+            assert each.read_list(list_digest(LIST)) == LIST
+            assert each.read_list(list_digest(OTHER_LIST)) is None
+        assert list(target.lists().values()) == [LIST]
+
+    def test_an_absent_target_has_no_list(self, target: Target) -> None:
+        publisher = target.publisher()
+        assert publisher.read() == NOTHING
+        assert publisher.read_list(list_digest(LIST)) is None
+
+    def test_the_list_of_the_entity_before_goes(self, target: Target) -> None:
+        publisher = target.publisher()
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        version = publisher.publish(
+            TWO, version, PROVENANCE, Lists(OTHER_LIST, old=list_digest(LIST))
+        )
+        assert publisher.read() == Published(TWO, version)
+        assert list(target.lists().values()) == [OTHER_LIST]
+        publisher.publish(ONE, version, PROVENANCE, Lists(old=list_digest(OTHER_LIST)))
+        assert target.lists() == {}
+        assert target.content() == ONE
+
+    def test_a_list_that_both_entities_point_to_stays(self, target: Target) -> None:
+        publisher = target.publisher()
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        publisher.publish(TWO, version, PROVENANCE, Lists(LIST, old=list_digest(LIST)))
+        assert target.content() == TWO
+        assert list(target.lists().values()) == [LIST]
+
+    @pytest.mark.parametrize("found", [b"something else\n", None])
+    def test_a_list_that_somebody_changed_or_removed_is_put_right(
+        self, target: Target, found: bytes | None
+    ) -> None:
+        publisher = target.publisher()
+        publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        (name,) = target.lists()
+        target.write_list(name, found)
+        now = publisher.read()
+        assert publisher.read_list(list_digest(LIST)) == found
+        publisher.publish(TWO, now.version, PROVENANCE, Lists(LIST, old=list_digest(LIST)))
+        assert target.lists() == {name: LIST}
+
+    def test_an_old_list_that_is_gone_is_not_an_error(self, target: Target) -> None:
+        publisher = target.publisher()
+        version = publish(publisher, ONE)
+        publisher.publish(TWO, version, PROVENANCE, Lists(LIST, old=list_digest(OTHER_LIST)))
+        assert target.content() == TWO
+        assert list(target.lists().values()) == [LIST]
+
+    def test_after_a_lost_race_the_entity_and_its_list_stay(self, target: Target) -> None:
+        first, second = target.publisher(), target.publisher()
+        versions = first.read().version, second.read().version
+        first.publish(ONE, versions[0], PROVENANCE, Lists(LIST))
+        with pytest.raises(LostRace):
+            second.publish(TWO, versions[1], PROVENANCE, Lists(OTHER_LIST))
+        assert target.content() == ONE
+        first.read()
+        assert first.read_list(list_digest(LIST)) == LIST
+
+    def test_what_has_become_too_late_writes_no_list(self, target: Target) -> None:
+        publisher = target.publisher()
+        version = publish(publisher, ONE)
+
+        def too_late() -> None:
+            raise StalePlan("the plan is too old", remediation="Plan afresh.")
+
+        with pytest.raises(StalePlan):
+            publisher.publish(TWO, version, replace(PROVENANCE, fence=too_late), Lists(LIST))
+        assert target.content() == ONE
+        assert target.lists() == {}

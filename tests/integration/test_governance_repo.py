@@ -21,7 +21,11 @@ import pytest
 
 from ecr_catalog_pipeline.adapters import git_clone
 from ecr_catalog_pipeline.adapters.git_clone import GitClone
-from ecr_catalog_pipeline.adapters.governance_repo import GovernanceFile, GovernanceRepo
+from ecr_catalog_pipeline.adapters.governance_repo import (
+    GovernanceFile,
+    GovernanceRepo,
+    GovernanceVersion,
+)
 from ecr_catalog_pipeline.core.errors import GovernanceRefused, GovernanceUnavailable
 from ecr_catalog_pipeline.core.governance import MAX_BYTES
 from tests.integration.conftest import NOON, SUBMODULE, SYMLINK, Entry, Repository
@@ -216,7 +220,7 @@ def test_a_commit_of_a_time_that_no_date_holds_is_read_as_of_an_unknown_time(
 
     assert (read.content, read.source_sha) == (TWO, commit)
     assert read.committed_at == datetime(1970, 1, 1, tzinfo=UTC)
-    assert reader.history(commit, commit) == [(read.committed_at, TWO)]
+    assert reader.history(commit, commit) == [GovernanceVersion(read.committed_at, read.blob, TWO)]
 
 
 # What cannot be had

@@ -27,7 +27,6 @@ from tests.fakes.aws import Fault
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.conftest import EXECUTABLE, SUBMODULE, SYMLINK, Entry
 from tests.integration.worlds import (
-    GOVERNANCE_PATH,
     MIRROR,
     FileTarget,
     GitTarget,
@@ -281,7 +280,7 @@ def plan_at(world: World, now: datetime) -> PlannedRegistry:
     return mirroring.plan_publication(
         world.mirror,
         adapters,
-        mirroring.read_governance(adapters.governance, GOVERNANCE_PATH, clock=lambda: now),
+        mirroring.read_governance(world.mirror, adapters, clock=lambda: now),
         mirroring.read_inventory(adapters.registry, clock=lambda: now),
         Past(),
         clock=lambda: now,

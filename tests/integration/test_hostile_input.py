@@ -301,7 +301,7 @@ def test_attributes_of_the_repository_change_no_byte_and_run_nothing(
     assert reader.read().content == content
     first = reader.read().commit
     source.commit({PATH: content + b"# again\n"})
-    assert reader.history(first, reader.read().commit)[-1][1] == content + b"# again\n"
+    assert reader.history(first, reader.read().commit)[-1].content == content + b"# again\n"
 
     target = Repository.create(tmp_path / "target.git", bare=True)
     target.commit({".gitattributes": attributes, "other": "x\n"})
@@ -352,7 +352,7 @@ def test_the_configuration_of_a_local_repository_runs_nothing_when_it_is_read(
     reader = GovernanceRepo(str(source.folder), "main", PATH, cache)
 
     assert reader.read().content == ONE
-    assert reader.history(reader.read().commit, reader.read().commit)[0][1] == ONE
+    assert reader.history(reader.read().commit, reader.read().commit)[0].content == ONE
 
     assert not mark.exists()
 

@@ -160,7 +160,11 @@ class S3Proxy:
             query = parse_qs(parts.query, keep_blank_values=True)
             assert key, f"{method} {target} is an action that this test does not know"
             assert set(query) <= {"x-id"}, f"{method} {target} asks for more than the object"
-            names = {"GET": "s3:GetObject", "PUT": "s3:PutObject"}
+            names = {
+                "GET": "s3:GetObject",
+                "PUT": "s3:PutObject",
+                "DELETE": "s3:DeleteObject",
+            }
             found.add(Action(names[method], f"arn:aws:s3:::{bucket}/{key}"))
             if status == 404:
                 # That the key is missing, and not denied, is told to who may list the bucket.
@@ -203,6 +207,7 @@ class Recorded:
     world: World
     proxy: S3Proxy
     bucket: str
+    settings: Mapping[str, Any]
 
     @property
     def values(self) -> dict[str, str]:
@@ -224,17 +229,18 @@ def recorded(tmp_path: Path, s3: str) -> Iterator[Recorded]:
     """A mirror that assumes a role and publishes to S3; everything that it calls is kept."""
     target = S3Target(s3)
     with S3Proxy(s3) as proxy, a_world(tmp_path, target) as world:
-        world.write_mirror(
-            registry={
+        settings = {
+            "registry": {
                 "region": world.fake.region,
                 "account_id": world.fake.account_id,
                 "endpoint_url": world.fake.endpoint_url,
                 "role_arn": f"arn:aws:iam::{world.fake.account_id}:role/{READER}",
             },
-            publish={**target.settings(), "endpoint_url": proxy.url},
-            policy={"risk": {"low": {"scanning": "on-push", "keep_images": 20}}},
-        )
-        yield Recorded(world, proxy, target.bucket)
+            "publish": {**target.settings(), "endpoint_url": proxy.url},
+            "policy": {"risk": {"low": {"scanning": "on-push", "keep_images": 20}}},
+        }
+        world.write_mirror(**settings)
+        yield Recorded(world, proxy, target.bucket, settings)
 
 
 def run_everything(recorded: Recorded) -> None:
@@ -257,6 +263,10 @@ def run_everything(recorded: Recorded) -> None:
     recorded.proxy.before_put = lambda: None
     world.fake.fail("DescribeRepositories", Fault.THROTTLING, times=1)
     world.sync()
+    world.write_mirror(entity={"list_limit": 1}, **recorded.settings)
+    world.sync()
+    world.have("team/newer")  # past the limit: another list, and the old one goes
+    world.sync()
     world.restart()
     world.fake.fail("AssumeRole", Fault.ACCESS_DENIED)
     world.sync_fails()
@@ -278,6 +288,7 @@ def test_the_policies_allow_just_what_whole_runs_call(recorded: Recorded) -> Non
             "sts:AssumeRole",
             "s3:GetObject",
             "s3:PutObject",
+            "s3:DeleteObject",
             "s3:ListBucket",
         }
     )

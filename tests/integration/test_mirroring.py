@@ -448,7 +448,7 @@ def test_a_plan_that_grows_too_old_on_the_way_to_the_target_is_not_written(
 
 def planned_at(world: World, began: datetime) -> PlannedRegistry:
     adapters = world.adapters
-    governance = mirroring.read_governance(adapters.governance, GOVERNANCE_PATH, lambda: began)
+    governance = mirroring.read_governance(world.mirror, adapters, lambda: began)
     inventory = mirroring.read_inventory(adapters.registry, lambda: began + timedelta(seconds=30))
     return mirroring.plan_publication(
         world.mirror, adapters, governance, inventory, mirroring.Past()

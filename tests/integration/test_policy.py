@@ -300,7 +300,7 @@ def test_a_run_keeps_its_budget_of_calls(world: World, count: int) -> None:
     fill(world, count)
     run, pages = mirroring.plan_publication, -(-count // 1_000)
     adapters, mirror = world.adapters, world.mirror
-    governance = mirroring.read_governance(adapters.governance, mirror.governance.path)
+    governance = mirroring.read_governance(mirror, adapters)
 
     def calls_of_a_run(*, asks: bool) -> Counter[str]:
         before = len(world.fake.calls)
@@ -463,7 +463,7 @@ def test_an_expired_exception_comes_back_by_itself(world: World) -> None:
         world,
         {"match": "cdk-*", "rule": "orphan", "reason": "bootstrap", "expires": today.isoformat()},
     )
-    governance = mirroring.read_governance(adapters.governance, mirror.governance.path)
+    governance = mirroring.read_governance(mirror, adapters)
     inventory = mirroring.read_inventory(adapters.registry)
 
     def planned(at: datetime) -> mirroring.PlannedRegistry:

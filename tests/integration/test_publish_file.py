@@ -49,6 +49,13 @@ class FileTarget:
     def remove(self) -> None:
         self.path.unlink()
 
+    def lists(self) -> dict[str, bytes]:
+        return {each.name: each.read_bytes() for each in self.path.parent.glob("*.jsonl")}
+
+    def write_list(self, name: str, content: bytes | None) -> None:
+        path = self.path.with_name(name)
+        path.unlink() if content is None else path.write_bytes(content)
+
     @property
     def mode(self) -> str:
         return oct(stat.S_IMODE(self.path.stat().st_mode))

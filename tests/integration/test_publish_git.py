@@ -18,13 +18,16 @@ from ecr_catalog_pipeline.adapters.publish_git import (
     TRIES,
     GitPublisher,
 )
-from ecr_catalog_pipeline.adapters.publisher import Published
+from ecr_catalog_pipeline.adapters.publisher import Lists, Published
+from ecr_catalog_pipeline.core.entity import list_digest, list_name
 from ecr_catalog_pipeline.core.errors import LostRace, TargetRefused, TargetUnavailable
 from tests.integration.conftest import EXECUTABLE, SUBMODULE, SYMLINK, Entry, Repository
 from tests.integration.publisher_contract import (
     FOREIGN,
+    LIST,
     NOTHING,
     ONE,
+    OTHER_LIST,
     PROVENANCE,
     TWO,
     PublisherContract,
@@ -57,6 +60,16 @@ class GitTarget:
 
     def remove(self) -> None:
         self.commit({PATH: None})
+
+    def lists(self) -> dict[str, bytes]:
+        if not self.tip:
+            return {}
+        names = self.remote.git("ls-tree", "-r", "--name-only", BRANCH).splitlines()
+        found = {name: self.remote.content(name, BRANCH) for name in names if ".jsonl" in name}
+        return {name: content for name, content in found.items() if content is not None}
+
+    def write_list(self, name: str, content: bytes | None) -> None:
+        self.commit({name: content})
 
     def commit(self, changes: dict[str, Entry | bytes | str | None]) -> str:
         return self.remote.commit(changes, branch=BRANCH)
@@ -116,6 +129,23 @@ def test_only_our_path_changes(target: GitTarget) -> None:
     after = target.remote.git("ls-tree", "-r", BRANCH).splitlines()
     assert set(listed.splitlines()) == {line for line in after if not line.endswith(PATH)}
     assert target.remote.git("rev-parse", f"{BRANCH}^@") == before
+
+
+def test_the_entity_and_its_list_change_in_one_commit(target: GitTarget) -> None:
+    publisher = target.publisher()
+    version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+    before = target.tip
+    publisher.publish(TWO, version, PROVENANCE, Lists(OTHER_LIST, old=list_digest(LIST)))
+    changed = target.remote.git("diff", "--no-renames", "--name-status", before, BRANCH)
+    assert target.remote.git("rev-list", "--count", f"{before}..{BRANCH}") == "1"
+    assert changed.splitlines() == sorted(
+        [
+            f"M\t{PATH}",
+            f"A\t{list_name(PATH, list_digest(OTHER_LIST))}",
+            f"D\t{list_name(PATH, list_digest(LIST))}",
+        ],
+        key=lambda line: line[2:],
+    )
 
 
 def test_the_version_is_the_blob_at_our_path(target: GitTarget) -> None:

@@ -15,14 +15,17 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ecr_catalog_pipeline.adapters import aws
-from ecr_catalog_pipeline.adapters.publisher import Published, Publisher
+from ecr_catalog_pipeline.adapters.publisher import Lists, Published, Publisher
+from ecr_catalog_pipeline.core.entity import list_digest
 from ecr_catalog_pipeline.core.errors import CatalogError, TargetRefused, TargetUnavailable
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.wiring import adapters_of
 from tests.drills.s3_faults import Broken, S3Faults
 from tests.integration.publisher_contract import (
+    LIST,
     NOTHING,
     ONE,
+    OTHER_LIST,
     PROVENANCE,
     TWO,
     PublisherContract,
@@ -85,6 +88,20 @@ class S3Target:
 
     def remove(self) -> None:
         self.client.delete_object(Bucket=self.bucket, Key=KEY)
+
+    def lists(self) -> dict[str, bytes]:
+        client = self.client
+        listed = client.list_objects_v2(Bucket=self.bucket, Prefix="full-lists/")
+        return {
+            each["Key"]: client.get_object(Bucket=self.bucket, Key=each["Key"])["Body"].read()
+            for each in listed.get("Contents", [])
+        }
+
+    def write_list(self, name: str, content: bytes | None) -> None:
+        if content is None:
+            self.client.delete_object(Bucket=self.bucket, Key=name)
+        else:
+            self.client.put_object(Bucket=self.bucket, Key=name, Body=content)
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +332,58 @@ def test_a_put_none_of_whose_answers_arrives_is_read_back_and_counts(
         published = publisher.publish(TWO, version, PROVENANCE)
 
         assert publisher.read() == Published(TWO, published)
+
+
+@pytest.mark.usefixtures("two_attempts")
+def test_a_list_that_cannot_be_put_leaves_the_entity_as_it_was(target: S3Target) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        faults.fail("PUT", Broken.DROPPED)
+
+        with pytest.raises(TargetUnavailable, match="s3:PutObject"):
+            publisher.publish(TWO, version, PROVENANCE, changed_list())
+
+    assert target.content() == ONE
+    assert list(target.lists().values()) == [LIST]
+
+
+def changed_list() -> Lists:
+    return Lists(OTHER_LIST, old=list_digest(LIST))
+
+
+@pytest.mark.usefixtures("two_attempts")
+def test_an_entity_that_cannot_be_put_after_its_list_points_to_the_list_of_before(
+    target: S3Target,
+) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        # The first put is the list's.
+        faults.fail("PUT", Broken.DONE_THEN_DROPPED, times=1)
+        faults.fail("PUT", Broken.DROPPED)
+
+        with pytest.raises(TargetUnavailable, match="s3:PutObject"):
+            publisher.publish(TWO, version, PROVENANCE, changed_list())
+
+        assert target.content() == ONE
+        assert publisher.read_list(list_digest(LIST)) == LIST
+        faults.clear()
+        publisher.publish(TWO, publisher.read().version, PROVENANCE, changed_list())
+        assert target.content() == TWO
+        assert list(target.lists().values()) == [OTHER_LIST]
+
+
+def test_a_list_that_cannot_be_deleted_stays_and_is_not_an_error(target: S3Target) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        version = publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+        faults.fail("DELETE", Broken.ACCESS_DENIED)
+
+        publisher.publish(TWO, version, PROVENANCE, changed_list())
+
+    assert target.content() == TWO
+    assert len(target.lists()) == 2
 
 
 @pytest.mark.usefixtures("two_attempts")

@@ -18,7 +18,13 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from ecr_catalog_pipeline.adapters.publisher import Provenance, Published, Publisher
+from ecr_catalog_pipeline.adapters.publisher import (
+    NO_LISTS,
+    Lists,
+    Provenance,
+    Published,
+    Publisher,
+)
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.mirroring import PlannedRegistry, Publication
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors
@@ -444,9 +450,14 @@ class Meddled:
     def read(self) -> Published:
         return self.publisher.read()
 
-    def publish(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
+    def read_list(self, digest: str) -> bytes | None:
+        return self.publisher.read_list(digest)
+
+    def publish(
+        self, new: bytes, expected: str | None, provenance: Provenance, lists: Lists = NO_LISTS
+    ) -> str:
         self.meddle(new)
-        return self.publisher.publish(new, expected, provenance)
+        return self.publisher.publish(new, expected, provenance, lists)
 
 
 def meddling(world: World, meddle: Callable[[bytes], object]) -> Mapping[str, Any]:

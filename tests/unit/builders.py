@@ -8,7 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ecr_catalog_pipeline.core.entity import EntityIdentity, build_entity, render_entity
+from ecr_catalog_pipeline.core.entity import (
+    BESIDE,
+    DesiredEntity,
+    EntityIdentity,
+    ListPlace,
+    ReadList,
+    build_entity,
+    desired_entity,
+    render_entity,
+)
 from ecr_catalog_pipeline.core.governance import Catalog, Entry, Status
 from ecr_catalog_pipeline.core.guard import RemovalLimits
 from ecr_catalog_pipeline.core.inventory import Inventory, Repository
@@ -86,14 +95,43 @@ def plan(
     """A plan against `published`, the target's file; `current` is what else may be known."""
     content = changes.pop("published", None)
     version = changes.pop("expected", None if content is None else "a-version")
-    identity = changes.get("identity", IDENTITY)
+    identity, now = changes.pop("identity", IDENTITY), changes.pop("now", NOW)
+    read_list: ReadList = changes.pop("read_list", lambda _: None)
+    desired = desired_of(
+        registry,
+        present,
+        identity=identity,
+        sha=changes.get("source_sha", SHA),
+        at=now,
+        place=changes.pop("place", BESIDE),
+    )
     arguments: dict[str, Any] = {
-        "identity": IDENTITY,
+        "desired": desired,
         "limits": RemovalLimits(),
         "source_sha": SHA,
         "reads_began_at": NOW,
-        "now": NOW,
     }
     if "current" not in changes:
-        arguments["current"] = Current.at_target(content, version, identity)
-    return make_plan(registry=registry, inventory=present, **{**arguments, **changes})
+        arguments["current"] = Current.at_target(content, version, identity, desired, read_list)
+    return make_plan(registry=registry, inventory=present, **{**arguments, "now": now, **changes})
+
+
+def desired_of(
+    registry: ReconciledRegistry,
+    present: Inventory,
+    *,
+    identity: EntityIdentity = IDENTITY,
+    sha: str = SHA,
+    at: datetime = NOW,
+    place: ListPlace = BESIDE,
+) -> DesiredEntity:
+    """What a registry calls for, ready to be published."""
+    return desired_entity(
+        identity,
+        registry,
+        account_id=present.account_id,
+        region=present.region,
+        source_sha=sha,
+        now=at,
+        place=place,
+    )

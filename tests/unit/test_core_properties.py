@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ecr_catalog_pipeline.core import entity as entities
 from ecr_catalog_pipeline.core.entity import (
     CONTENT_DIGEST,
     LAST_SYNC,
@@ -39,8 +40,11 @@ from ecr_catalog_pipeline.core.text import clean_text
 from tests.unit.builders import (
     ACCOUNT,
     IDENTITY,
+    NOW,
+    OTHER_SHA,
     REGION,
     catalog,
+    desired_of,
     entity_of,
     entry,
     inventory,
@@ -475,6 +479,82 @@ def test_any_published_bytes_are_read_or_refused(content: bytes) -> None:
         found = read_published(content, IDENTITY)
         assert isinstance(found, PublishedEntity)
         assert found.digest.startswith("sha256:")
+
+
+@given(worlds())
+def test_what_we_rendered_is_read_line_by_line_just_as_yaml_says(
+    world: tuple[Catalog, Inventory],
+) -> None:
+    content = rendered(entity_of(reconcile(*world)))
+
+    by_lines = entities._as_rendered(content)
+
+    assert by_lines is not None
+    assert by_lines == entities._as_yaml(content)
+
+
+@st.composite
+def tampered(draw: st.DrawFn) -> bytes:
+    """A file of ours in which someone has replaced, moved, doubled or inserted something."""
+    lines = rendered(entity_of(reconcile(*draw(small_worlds())))).decode().split("\n")
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(lines) - 1))
+        line = lines[place]
+        cut = draw(st.integers(0, len(line)))
+        token = draw(st.sampled_from([*TOKENS, *SPECIAL, *lines]))
+        lines[place : place + 1] = draw(
+            st.sampled_from(
+                [
+                    [],
+                    [line, line],
+                    [token],
+                    [line, token],
+                    [line[:cut] + token + line[cut:]],
+                    [line[:cut] + token],
+                    [*lines[place + 1 : place + 2], line],
+                ]
+            )
+        )
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+SWALLOWED = b"zzz: |\n  text\n"
+HEAD, _, LISTS = PUBLISHED.partition(b"  repositories:\n")
+NONE_LISTED = HEAD + b"  repositories: []\n  pending: []\n"
+
+
+@given(tampered())
+@example(NONE_LISTED + SWALLOWED + b"  repositories:\n" + LISTS)
+@example(HEAD + b"  more: |\n" + b"  repositories:\n" + LISTS)
+@example(HEAD + b"  more: {a: b,\n" + b"  repositories:\n" + LISTS)
+@example(PUBLISHED.replace(b"owner: platform-team, risk", b"owner: platform-team, owner: x, risk"))
+@example(PUBLISHED.replace(b"status: active", b"status: no"))
+@example(PUBLISHED.replace(b"status: active", b'status: "\\u0041"'))
+@example(PUBLISHED.replace(b"status: active", 'status: "a\x85b"'.encode()))
+@example(PUBLISHED.replace(b"status: active", 'status: "a\u2028 b"'.encode()))
+@example(PUBLISHED.replace(b"status: active", b"status: *a"))
+@example(PUBLISHED.replace(b"{name", b"&a {name"))
+@example(PUBLISHED.replace(b"name: ab", b"name: 12"))
+@example(PUBLISHED.replace(b"\n", b"\r\n"))
+@example(PUBLISHED + b"---\n")
+@example(PUBLISHED + b"\n")
+@example(b"\xef\xbb\xbf" + PUBLISHED)
+def test_a_file_that_is_read_line_by_line_never_says_anything_else_as_yaml(content: bytes) -> None:
+    by_lines = entities._as_rendered(content)
+
+    assert by_lines is None or by_lines == entities._as_yaml(content)
+
+
+@given(worlds())
+def test_a_file_that_says_what_it_should_is_known_without_being_parsed(
+    world: tuple[Catalog, Inventory],
+) -> None:
+    registry = reconcile(*world)
+    desired = desired_of(registry, world[1])
+    earlier = rendered(entity_of(registry), sha=OTHER_SHA, at=NOW - timedelta(days=3))
+
+    assert desired.is_in(earlier)
+    assert desired.read_in(earlier) == read_published(earlier, IDENTITY)
 
 
 @given(

@@ -105,7 +105,7 @@ def test_a_repository_is_read_whole_with_its_time_in_utc() -> None:
     [
         {},
         {"createdAt": None, "imageScanningConfiguration": None, "encryptionConfiguration": None},
-        {"createdAt": "2026", "imageScanningConfiguration": {}, "encryptionConfiguration": {}},
+        {"createdAt": None, "imageScanningConfiguration": {}, "encryptionConfiguration": {}},
         {"imageScanningConfiguration": {"scanOnPush": "yes"}},
         {"encryptionConfiguration": {"encryptionType": 1}},
         {"imageTagMutability": {}, "imageTagMutabilityExclusionFilters": {}},
@@ -113,6 +113,28 @@ def test_a_repository_is_read_whole_with_its_time_in_utc() -> None:
 )
 def test_what_a_repository_does_not_say_is_unknown(nothing: dict[str, Any]) -> None:
     assert parse_page({"repositories": [described(**nothing)]}) == [repository("ab")]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 1, 9, 21, 0, tzinfo=UTC),
+        1767992400,
+        1767992400.0,
+        "2026-01-09T21:00:00Z",
+        "2026-01-09T22:00:00+01:00",
+    ],
+)
+def test_a_time_is_read_as_botocore_gives_it_and_as_aws_writes_it(moment: object) -> None:
+    (read,) = parse_page({"repositories": [described(createdAt=moment)]})
+
+    assert read.created_at == datetime(2026, 1, 9, 21, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "", [1], {}, 1e300, float("nan"), -1e300])
+def test_what_is_not_a_time_fails_the_read(moment: object) -> None:
+    with pytest.raises(InventoryFailed, match="no calendar"):
+        parse_page({"repositories": [described(createdAt=moment)]})
 
 
 def test_pages_are_merged_by_name_with_the_same_repository_once() -> None:

@@ -54,6 +54,7 @@ entity:
   title: GoldenPath ECR registry
   owner: group:default/platform
   system: registries
+  list_limit: 5000
 publish:
   kind: git
   repository: git@git.example.com:team/catalog.git
@@ -155,6 +156,7 @@ def test_every_key_is_read(mirrors: Path) -> None:
             "title": "GoldenPath ECR registry",
             "owner": "group:default/platform",
             "system": "registries",
+            "list_limit": 5_000,
         },
         "publish": {
             "kind": "git",
