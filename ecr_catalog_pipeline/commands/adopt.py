@@ -25,12 +25,13 @@ from ecr_catalog_pipeline.core.adopt import (
     ids_of,
     insert_entries,
 )
+from ecr_catalog_pipeline.core.conformance import Learnt, check_conformance, needs_of
 from ecr_catalog_pipeline.core.errors import CatalogError, GovernanceUnavailable
-from ecr_catalog_pipeline.core.governance import parse_governance
+from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
 from ecr_catalog_pipeline.core.inventory import Inventory, check_account
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State, reconcile
 from ecr_catalog_pipeline.core.text import counted
-from ecr_catalog_pipeline.mirroring import read_inventory
+from ecr_catalog_pipeline.mirroring import now_utc, read_inventory
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.terminal import echo
 from ecr_catalog_pipeline.wiring import adapters_of
@@ -56,7 +57,8 @@ def adopt(name: str | None, repositories: tuple[str, ...], file: str | None) -> 
     with progress("reading ECR") as on_page:
         inventory = read_inventory(adapters.registry, on_page=on_page).inventory
     check_account(inventory.account_id, mirror.registry.account_id)
-    chosen = _chosen(reconcile(catalog, inventory), repositories)
+    registry = _with_exceptions(mirror, adapters.registry, catalog, inventory)
+    chosen = _chosen(registry, repositories)
     target = Path(file).resolve() if file is not None else None
     if target is not None:
         content = read_governance_file(target)
@@ -77,6 +79,25 @@ def adopt(name: str | None, repositories: tuple[str, ...], file: str | None) -> 
         done = "Look at the change with `git diff`"
     echo(f"{done}. {_to_fill_in(adoptions)}", err=True)
     return CHANGES
+
+
+def _with_exceptions(
+    mirror: Mirror, ecr: EcrRegistry, catalog: Catalog, inventory: Inventory
+) -> ReconciledRegistry:
+    """Reconcile, with what the governance file accepts; only then AWS is asked for settings."""
+    registry = reconcile(catalog, inventory)
+    if not catalog.exceptions:
+        return registry
+    needs = needs_of(registry, catalog, mirror.policies)
+    settings, _ = ecr.learn(inventory.account_id, needs.settings, ())
+    return check_conformance(
+        registry,
+        catalog=catalog,
+        inventory=inventory,
+        policies=mirror.policies,
+        learnt=Learnt(settings),
+        today=now_utc().date(),
+    )
 
 
 def _chosen(registry: ReconciledRegistry, names: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecr_catalog_pipeline.commands.common import progress, read_governance_file
@@ -107,7 +107,7 @@ def plan_proposed(
     with progress("reading ECR") as on_page:
         inventory = read_inventory(adapters.registry, on_page=on_page)
     # When its changes were asked for is of no interest before they are merged.
-    known = Past(last=past.last)
+    known = replace(past, baseline=None, still_held_at=None)
 
     def plan(governed: Catalog, blob: str) -> PlannedRegistry:
         read = GovernanceRead(

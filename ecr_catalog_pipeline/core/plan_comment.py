@@ -305,8 +305,8 @@ def _finding_tables(proposal: Proposal) -> Iterator[_Table]:
         "Newly excepted",
         "newly excepted",
         "newly excepted",
-        head,
-        [_finding(each) for each in excepted],
+        (*head, "Why"),
+        [(*_finding(each), markdown_prose(each.remediation, _MAX_WORDS)) for each in excepted],
     )
     yield _Table(
         "Findings that go", "finding goes", "findings go", head, [_finding(each) for each in gone]

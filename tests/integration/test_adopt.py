@@ -183,6 +183,24 @@ def test_only_those_named_are_adopted_and_others_are_told_with_their_state(
     )
 
 
+def test_an_orphan_that_is_excepted_is_adopted_only_by_its_name(
+    world: World, command: Command
+) -> None:
+    world.commit(
+        'version: "1.0"\nrepositories: {}\nexceptions:\n'
+        '  - {match: "cdk-*", rule: orphan, reason: "CDK bootstrap assets"}\n'
+    )
+    for name in ("cdk-assets", "tmp"):
+        world.fake.create(name)
+
+    assert list(yaml.safe_load(command("adopt", "-m", world.name).out)) == ["tmp"]
+    named = command("adopt", "-m", world.name, "cdk-assets")
+    assert list(yaml.safe_load(named.out)) == ["cdk-assets"]
+    told = command("plan", "-m", world.name).out
+    assert "Accepted without an end: CDK bootstrap assets" in told
+    assert ", 1 excepted." in told
+
+
 def test_tags_that_may_not_be_read_are_left_to_fill_in_with_the_action_to_allow(
     world: World, command: Command
 ) -> None:

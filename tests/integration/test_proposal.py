@@ -165,3 +165,16 @@ def test_ecr_is_listed_once_for_both_plans(world: World, command: Command) -> No
     listed = world.fake.count("DescribeRepositories")
     command(*in_markdown(world, proposed(world)))
     assert world.fake.count("DescribeRepositories") == listed + 1
+
+
+def test_what_a_file_excepts_is_shown_to_its_reviewers(world: World, command: Command) -> None:
+    world.fake.create("cdk-assets")
+    exception = '{match: "cdk-*", rule: orphan, reason: "CDK @bootstrap assets"}'
+    file = proposed(world)
+    file.write_text(f"{file.read_text()}exceptions:\n  - {exception}\n")
+
+    done = command(*in_markdown(world, file))
+
+    assert "**1 newly excepted.**" in done.out
+    assert "| warning | `cdk-assets` |" in done.out
+    assert "CDK \uff20bootstrap assets" in done.out

@@ -234,7 +234,7 @@ def test_what_is_newly_excepted_is_listed_and_a_control_is_named() -> None:
 
     assert "1 newly excepted, 1 finding goes" in said
     assert "#### Newly excepted (1)" in said
-    assert "off `image-scanning-off` (ECR.1) |" in said
+    assert "off `image-scanning-off` (ECR.1) | Turn it on. |" in said
 
 
 def test_a_held_plan_says_why_and_whether_the_branch_is_held_already() -> None:

@@ -60,7 +60,7 @@ def test_what_is_excepted_says_until_when_and_is_listed_apart() -> None:
     lines = told(registry)
 
     (row,) = (line for line in lines if line.startswith("  orphan"))
-    assert row.endswith("  excepted until 2027-06-30: CDK bootstrap assets")
+    assert row.endswith("  Accepted until 2027-06-30: CDK bootstrap assets")
     assert lines[lines.index("Excepted:") + 1] == "  warning  orphan (1): Govern it."
     assert "Findings:" not in lines
     assert lines[3].endswith(" 0 retired, 1 excepted.")
