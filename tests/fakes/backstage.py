@@ -240,22 +240,26 @@ class FakeBackstage:
     def _notify(self, body: Any) -> tuple[int, Any]:
         if not self.notifies:  # Not in the words of a plugin: there is none.
             return 404, b""
-        recipients, payload = body.get("recipients"), body.get("payload")
-        if set(body) != {"recipients", "payload"} or not payload.get("title"):
-            return _refused("recipients or title are missing")
-        if set(payload) - _PAYLOAD or payload.get("severity") not in _SEVERITIES:
-            return _refused("a payload that it does not take")
-        if any(len(payload[key]) > 255 for key in ("title", "scope", "topic")):
-            return _refused("a text that its columns do not hold")
-        if set(recipients) != {"type", "entityRef"} or recipients["type"] != "entity":
-            return _refused("recipients that it does not take")
-        owner = recipients["entityRef"]
-        if owner in self.refuses or not _REFERENCE.fullmatch(owner):
-            return _refused("receivers cannot be resolved")
+        if why := self._invalid(body):
+            return _refused(why)
+        owner, payload = body["recipients"]["entityRef"], body["payload"]
         users = [owner] if owner.startswith("user:") else self.groups.get(owner, [])
         for user in users:  # One of the same scope is replaced, and unread again.
             self.inbox[user, payload["scope"]] = payload
         return 200, [{"user": user, "payload": payload} for user in users]
+
+    def _invalid(self, body: Any) -> str:
+        recipients, payload = body.get("recipients"), body.get("payload")
+        owner = recipients.get("entityRef") if recipients else ""
+        faults = {
+            "no recipients or no title": not (recipients and payload and payload.get("title")),
+            "another key": set(body) != {"recipients", "payload"} or set(payload) - _PAYLOAD,
+            "another severity": payload.get("severity") not in _SEVERITIES,
+            "a text that is too long": any(len(payload[key]) > 255 for key in _SHORT),
+            "recipients of another type": recipients != {"type": "entity", "entityRef": owner},
+            "unknown receivers": owner in self.refuses or not _REFERENCE.fullmatch(owner),
+        }
+        return next((why for why, is_so in faults.items() if is_so), "")
 
     def titles_of(self, user: str) -> list[str]:
         """What a user finds, in the order of scopes."""
@@ -272,6 +276,7 @@ def _refused(why: str) -> tuple[int, Any]:
 
 _REFERENCE: Final = re.compile(r"[a-z]+:[^/:]+/(?P<name>[^/:]+)", re.IGNORECASE)
 _PAYLOAD: Final = {"title", "description", "severity", "link", "scope", "topic"}
+_SHORT: Final = ("title", "scope", "topic")
 _SEVERITIES: Final = {"critical", "high", "normal", "low"}
 _NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}
 
