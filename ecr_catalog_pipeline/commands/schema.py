@@ -73,10 +73,11 @@ def mirror_schema(*, defaults: bool = False) -> Schema:
     }
     if not defaults:
         return whole
-    for node in whole["properties"].values():
-        if "$ref" in node:
-            described = models[node["$ref"].rpartition("/")[2]]["description"]
-            node.setdefault("description", described)
+    for holder in (whole, *models.values()):
+        for node in holder.get("properties", {}).values():
+            if "$ref" in node:
+                described = models[node["$ref"].rpartition("/")[2]]["description"]
+                node.setdefault("description", described)
     return {
         **_in_part(whole),
         "title": "Settings that mirrors of ecr_catalog_pipeline share",
