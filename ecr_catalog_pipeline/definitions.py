@@ -19,6 +19,7 @@ from ecr_catalog_pipeline.defs.mirror_files import (
     refused_definitions,
 )
 from ecr_catalog_pipeline.defs.outside import outside_assets
+from ecr_catalog_pipeline.defs.owners import owner_checks
 from ecr_catalog_pipeline.defs.parity_watch import parity_watch
 from ecr_catalog_pipeline.housekeeping.job import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.settings import (
@@ -72,7 +73,10 @@ def build_definitions(
         parts.append(
             dg.Definitions(
                 assets=[*outside_assets(mirror, adapters), *assets],
-                asset_checks=sprawl_checks(mirror, adapters, entities),
+                asset_checks=[
+                    *sprawl_checks(mirror, adapters, entities),
+                    *owner_checks(mirror, adapters),
+                ],
                 jobs=[job],
                 schedules=[sync_schedule(mirror, job)],
                 sensors=[change_sensor(mirror, adapters, job), parity_watch(mirror, adapters)],

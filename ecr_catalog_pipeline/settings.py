@@ -578,6 +578,16 @@ class AdoptSettings(_Settings):
     )
 
 
+class NotifySettings(_Settings):
+    """Whether owners are told of the findings of their repositories."""
+
+    backstage: bool = Field(
+        default=False,
+        description="Tell the owner of a repository of each of its error findings, once when it "
+        "begins and once when it ends, through Backstage's notifications.",
+    )
+
+
 class Mirror(_Settings):
     """One governance file, one ECR registry, one entity."""
 
@@ -623,6 +633,20 @@ class Mirror(_Settings):
         description="What is asked of the repositories' settings in AWS; what is not so is a "
         "finding.",
     )
+
+    notify: NotifySettings = Field(
+        default=NotifySettings(),
+        description="Who is told of findings besides the platform team, whom alerts reach.",
+    )
+
+    @model_validator(mode="after")
+    def _check_notify(self) -> Self:
+        if self.notify.backstage and self.backstage is None:
+            raise ValueError(
+                "notify.backstage: sends through Backstage: write a `backstage:` block, or leave "
+                "it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_health(self) -> Self:

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
 from http import HTTPStatus
@@ -20,6 +20,7 @@ from urllib.parse import quote
 import urllib3
 
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+from ecr_catalog_pipeline.core.owners import Notice
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
@@ -83,11 +84,62 @@ class BackstageCatalog:
         digest = hashlib.sha1(f"{kind}:{target}".encode(), usedforsecurity=False).hexdigest()
         return self._refresh(f"location:default/generated-{digest}")
 
+    def known(self, references: Sequence[str]) -> dict[str, bool]:
+        """Say of each entity reference whether there is such an entity, in one request.
+
+        Raises:
+            BackstageUnavailable: it does not answer, or not to us.
+        """
+        if not references:
+            return {}
+        fields = ["kind", "metadata.name", "metadata.namespace"]
+        payload = {"entityRefs": list(references), "fields": fields}
+        status, body = self._call("POST", "/api/catalog/entities/by-refs", payload)
+        answer = _object(body) if status == HTTPStatus.OK else None
+        items = answer.get("items") if answer else None
+        if not isinstance(items, list) or len(items) != len(references):
+            raise self._unavailable("answers with something that is not a list of entities")
+        found = (isinstance(item, dict) for item in items)
+        return dict(zip(references, found, strict=True))
+
+    def notify(self, notice: Notice) -> None:
+        """Send a notice to its owner; one of the same scope takes the place of the one before.
+
+        Raises:
+            BackstageUnavailable: it does not take it, or has no notifications.
+        """
+        payload = {
+            "recipients": {"type": "entity", "entityRef": notice.owner},
+            "payload": {
+                "title": notice.title,
+                "description": notice.description,
+                "severity": notice.severity,
+                "link": notice.link,
+                "scope": notice.scope,
+                "topic": notice.topic,
+            },
+        }
+        path = "/api/notifications/notifications"
+        status, _ = self._call("POST", path, payload, may_lack=True)
+        if status == HTTPStatus.NOT_FOUND:
+            raise BackstageUnavailable(
+                f"Backstage at {self.url} has no notifications",
+                remediation="Install its notifications backend, or set notify.backstage to false.",
+            )
+
     def _refresh(self, reference: str) -> bool:
         status, _ = self._call("POST", "/api/catalog/refresh", {"entityRef": reference})
         return status != HTTPStatus.NOT_FOUND
 
-    def _call(self, method: str, path: str, payload: object = None) -> tuple[int, bytes]:
+    def _call(
+        self, method: str, path: str, payload: object = None, *, may_lack: bool = False
+    ) -> tuple[int, bytes]:
+        """Give status and body of an answer.
+
+        Args:
+            may_lack: the path belongs to a plugin that Backstage may lack; its 404 of such a path
+                is not that of its plugins.
+        """
         headers = {"Accept": "application/json"}
         token = self._token()
         if not (token.isascii() and token.isprintable()):
@@ -112,7 +164,8 @@ class BackstageCatalog:
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
             raise self._unavailable(f"does not answer: {type(reason).__name__}") from None
-        self._check_status(answer.status, content, f"{method} {path}")
+        if not (may_lack and answer.status == HTTPStatus.NOT_FOUND):
+            self._check_status(answer.status, content, f"{method} {path}")
         return answer.status, content
 
     def _content(self, answer: urllib3.BaseHTTPResponse) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.mirroring import Past
 from ecr_catalog_pipeline.settings import Mirror, load_mirrors, mirrors_folder
-from ecr_catalog_pipeline.terminal import echo, echo_json, style
+from ecr_catalog_pipeline.terminal import echo, echo_json, style, width
 
 AT_ONCE: Final = 8
 """How many mirrors are worked on at once: most of their time they wait for git and AWS."""
@@ -165,7 +164,7 @@ def _table(rows: Mapping[str, Row]) -> Iterator[str]:
     ]
     widths = [max(map(len, cells)) for cells in zip(heads, *lines, strict=True)]
     yield style(_line(heads, widths), bold=True)
-    room = _width() - len(_line(heads, widths)) - 2
+    room = (width() or _MAX_WIDTH) - len(_line(heads, widths)) - 2
     for cells, row in zip(lines, rows.values(), strict=True):
         # A hash that is cut approves nothing.
         said = row.plan_hash or shortened(row.words, max(room, 20))
@@ -179,14 +178,10 @@ def _table(rows: Mapping[str, Row]) -> Iterator[str]:
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    words = (f"{cell:<{width}}" for cell, width in zip(cells[:2], widths, strict=False))
-    counts = (f"{cell:>{width}}" for cell, width in zip(cells[2:], widths[2:], strict=True))
+    words = (f"{cell:<{size}}" for cell, size in zip(cells[:2], widths, strict=False))
+    counts = (f"{cell:>{size}}" for cell, size in zip(cells[2:], widths[2:], strict=True))
     return "  ".join((*words, *counts))
 
 
 def _how_bad(row: Row) -> int:
     return _WORST_FIRST.index(row.code)
-
-
-def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _MAX_WIDTH

@@ -71,8 +71,8 @@ def plan(
     """
     if form == "markdown" and (as_json or governance is None):
         raise click.UsageError("--format markdown goes with --governance, and without --json")
-    if every and governance is not None:
-        raise click.UsageError("--governance goes with one mirror, not with --all")
+    if every and (governance is not None or all_states):
+        raise click.UsageError("--governance and --all-states go with one mirror, not with --all")
     if every:
         return for_all(name, partial(plan_row, as_json=as_json), as_json=as_json)
     mirror = get_mirror(name)

@@ -73,11 +73,11 @@ def mirror_schema(*, defaults: bool = False) -> Schema:
     }
     if not defaults:
         return whole
-    models_and_root = [whole, *models.values()]
-    for node in (each for model in models_and_root for each in model["properties"].values()):
-        if "$ref" in node:
-            described = models[node["$ref"].rpartition("/")[2]]["description"]
-            node.setdefault("description", described)
+    for holder in (whole, *models.values()):
+        for node in holder.get("properties", {}).values():
+            if "$ref" in node:
+                described = models[node["$ref"].rpartition("/")[2]]["description"]
+                node.setdefault("description", described)
     return {
         **_in_part(whole),
         "title": "Settings that mirrors of ecr_catalog_pipeline share",

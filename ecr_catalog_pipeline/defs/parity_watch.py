@@ -22,6 +22,7 @@ from ecr_catalog_pipeline.core.alerts import (
     advance,
 )
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+from ecr_catalog_pipeline.core.owners import Told
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.alerting import send_due
@@ -30,6 +31,7 @@ from ecr_catalog_pipeline.defs.conditions import Known, link_of, read_conditions
 from ecr_catalog_pipeline.defs.event_log import last_look_that_found, read_published
 from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
 from ecr_catalog_pipeline.defs.outside import ABSENT, served_observation
+from ecr_catalog_pipeline.defs.owners import tell_owners
 from ecr_catalog_pipeline.mirroring import now_utc
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.wiring import Adapters
@@ -50,6 +52,7 @@ class Watched:
         kept_because: why the last known good entity was not renewed, as the lineage says.
         kept_told_at: when that was last written there.
         watched_since: when the watch first looked; parity counts as of then before any is known.
+        told: what owners were told of their findings.
     """
 
     raised: Mapping[Signal, Raised] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Watched:
     kept_because: str = ""
     kept_told_at: datetime | None = None
     watched_since: datetime | None = None
+    told: Mapping[str, Told] = field(default_factory=dict)
 
 
 _WATCHED: Final = TypeAdapter(Watched)
@@ -94,17 +98,39 @@ def parity_watch(
         elif Signal.PARITY_STALE not in unseen:
             conditions.update(_stale(mirror, seen.after, now))
         raised = advance(before.raised, conditions, now, unseen)
+        told = _told(context, mirror, adapters.backstage, before, seen)
         last_good = _last_good(seen.after.verified_at)
         raised, sent = send_due(context, adapters.notifier, mirror.name, raised, last_good)
         heard = adapters.notifier.is_heard
         problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
         return dg.SensorResult(
             asset_events=seen.events,
-            cursor=write_kept(_WATCHED, WATCHED_VERSION, replace(seen.after, raised=raised)),
+            cursor=write_kept(
+                _WATCHED, WATCHED_VERSION, replace(seen.after, raised=raised, told=told)
+            ),
             skip_reason=_words(raised, sent, heard=heard) + problem,
         )
 
     return watch
+
+
+def _told(
+    context: dg.SensorEvaluationContext,
+    mirror: Mirror,
+    backstage: BackstageCatalog | None,
+    before: Watched,
+    seen: "_Seen",
+) -> Mapping[str, Told]:
+    """Tell owners of their findings, where the mirror asks for it and Backstage answers."""
+    if backstage is None or not mirror.notify.backstage:
+        return {}
+    if Signal.BACKSTAGE_UNREACHABLE in seen.conditions:
+        return before.told
+    try:
+        return tell_owners(context, mirror, backstage, before.told)
+    except Exception:  # what owners are told must not stop an alert
+        context.log.exception("owners were not told of their findings")
+        return before.told
 
 
 @dataclass(frozen=True, slots=True)

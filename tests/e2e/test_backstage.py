@@ -12,6 +12,8 @@ import yaml
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
 from ecr_catalog_pipeline.core.entity import LAST_SYNC, content_digest
+from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+from ecr_catalog_pipeline.core.owners import Notice
 from ecr_catalog_pipeline.core.reconcile import reconcile
 from tests.fakes.backstage import location_reference
 from tests.integration.backstage import (
@@ -108,6 +110,26 @@ def test_a_first_publication_shows_soon_when_its_location_is_refreshed(
     assert not client.refresh_location("url", str(demo.file))
     assert client.refresh_location("file", str(demo.file))
     wait_for(lambda: demo.backstage.entity(OURS), SOON, "the first publication")
+
+
+def test_owners_are_looked_up_and_a_backstage_without_notifications_says_so(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKSTAGE_TOKEN", demo.backstage.token)
+    client = BackstageCatalog(demo.backstage.url, "BACKSTAGE_TOKEN")
+
+    demo.file.write_bytes(published("shop/search"))
+    client.refresh_location("file", str(demo.file))
+    wait_for(lambda: client.known([OURS])[OURS], SOON, "our entity")
+
+    assert client.known(["group:default/nobody", OURS]) == {
+        "group:default/nobody": False,
+        OURS: True,
+    }
+    with pytest.raises(BackstageUnavailable, match="has no notifications"):
+        client.notify(
+            Notice("key", "group:default/nobody", "title", "", "low", "/catalog", "scope")
+        )
 
 
 def test_what_is_served_has_the_digest_of_the_file(demo: Demo) -> None:

@@ -4,13 +4,14 @@
         backstage.source = lambda: path.read_bytes()  # what a re-read finds
         backstage.fail(Fault.SERVER_ERROR)
 
-It knows the two endpoints that we use, and refuses every other one. What is asked of it is kept.
+It knows the endpoints that we use, and refuses every other one. What is asked of it is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,6 +26,8 @@ import yaml
 
 BY_NAME: Final = "/api/catalog/entities/by-name/"
 REFRESH: Final = "/api/catalog/refresh"
+BY_REFS: Final = "/api/catalog/entities/by-refs"
+NOTIFICATIONS: Final = "/api/notifications/notifications"
 LOCATION: Final = "url:https://git.example.com/catalog.yaml"
 
 
@@ -59,6 +62,10 @@ class FakeBackstage:
         looks: whether its processing finds a new entity by itself.
         locations: type and target of those that it is configured to read.
         tampering: what happens to an entity between its location and the API.
+        groups: the members of each Group that it knows, by references.
+        inbox: the notifications that each user has, by user and scope.
+        notifies: whether it has the plugin that sends notifications.
+        refuses: the recipients whose notifications it refuses.
     """
 
     def __init__(self, token: str | None = None) -> None:
@@ -67,6 +74,10 @@ class FakeBackstage:
         self.tampering: Callable[[dict[str, Any]], None] = lambda _: None
         self.looks = True
         self.locations: list[tuple[str, str]] = []
+        self.groups: dict[str, list[str]] = {}
+        self.inbox: dict[tuple[str, str], dict[str, Any]] = {}
+        self.notifies = True
+        self.refuses: set[str] = set()
         self.asked: list[Asked] = []
         self.served: dict[str, dict[str, Any]] = {}
         self._fault: Fault | None = None
@@ -199,17 +210,74 @@ class FakeBackstage:
             parts = path.removeprefix(f"{BY_NAME}resource/").split("/")
             found = self.served.get(_reference(*map(unquote, parts))) if len(parts) == 2 else None
             return (200, deepcopy(found)) if found is not None else (404, _NOT_FOUND)
-        if method == "POST" and path == REFRESH:
-            reference = str((body or {}).get("entityRef")).lower()
-            known = {f"resource:{each}" for each in self.served}
-            known |= {location_reference(*each) for each in self.locations}
-            if reference not in known:
-                return 404, _NOT_FOUND
-            self.reread()
-            return 200, b""
-        return 404, _NOT_FOUND
+        posted = {REFRESH: self._refresh, BY_REFS: self._by_refs, NOTIFICATIONS: self._notify}
+        return posted[path](body) if method == "POST" and path in posted else (404, _NOT_FOUND)
+
+    def _refresh(self, body: Any) -> tuple[int, Any]:
+        reference = str((body or {}).get("entityRef")).lower()
+        known = {f"resource:{each}" for each in self.served}
+        known |= {location_reference(*each) for each in self.locations}
+        if reference not in known:
+            return 404, _NOT_FOUND
+        self.reread()
+        return 200, b""
+
+    def _by_refs(self, body: Any) -> tuple[int, Any]:
+        if set(body) - {"entityRefs", "fields"} or len(json.dumps(body)) > 100_000:
+            return _refused("a key or a size that it does not take")
+        parts = [_REFERENCE.fullmatch(each) for each in body["entityRefs"]]
+        if not all(parts):
+            return _refused("no entity reference")
+        return 200, {
+            "items": [
+                {"kind": "Group", "metadata": {"name": found["name"]}}
+                if found and found[0].lower() in self.groups
+                else None
+                for found in parts
+            ]
+        }
+
+    def _notify(self, body: Any) -> tuple[int, Any]:
+        if not self.notifies:  # Not in the words of a plugin: there is none.
+            return 404, b""
+        if why := self._invalid(body):
+            return _refused(why)
+        owner, payload = body["recipients"]["entityRef"], body["payload"]
+        users = [owner] if owner.startswith("user:") else self.groups.get(owner, [])
+        for user in users:  # One of the same scope is replaced, and unread again.
+            self.inbox[user, payload["scope"]] = payload
+        return 200, [{"user": user, "payload": payload} for user in users]
+
+    def _invalid(self, body: Any) -> str:
+        recipients, payload = body.get("recipients"), body.get("payload")
+        owner = recipients.get("entityRef") if recipients else ""
+        faults = {
+            "no recipients or no title": not (recipients and payload and payload.get("title")),
+            "another key": set(body) != {"recipients", "payload"} or set(payload) - _PAYLOAD,
+            "another severity": payload.get("severity") not in _SEVERITIES,
+            "a text that is too long": any(len(payload[key]) > 255 for key in _SHORT),
+            "recipients of another type": recipients != {"type": "entity", "entityRef": owner},
+            "unknown receivers": owner in self.refuses or not _REFERENCE.fullmatch(owner),
+        }
+        return next((why for why, is_so in faults.items() if is_so), "")
+
+    def titles_of(self, user: str) -> list[str]:
+        """What a user finds, in the order of scopes."""
+        return [self.inbox[key]["title"] for key in sorted(self.inbox) if key[0] == user]
+
+    def sent(self) -> list[str]:
+        """The titles of all notifications that were asked for, in order."""
+        return [each.body["payload"]["title"] for each in self.asked if each.path == NOTIFICATIONS]
 
 
+def _refused(why: str) -> tuple[int, Any]:
+    return 400, {"error": {"name": "InputError", "message": why}}
+
+
+_REFERENCE: Final = re.compile(r"[a-z]+:[^/:]+/(?P<name>[^/:]+)", re.IGNORECASE)
+_PAYLOAD: Final = {"title", "description", "severity", "link", "scope", "topic"}
+_SHORT: Final = ("title", "scope", "topic")
+_SEVERITIES: Final = {"critical", "high", "normal", "low"}
 _NOT_FOUND: Final = {"error": {"name": "NotFoundError"}}
 
 

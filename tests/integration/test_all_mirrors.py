@@ -187,6 +187,7 @@ def test_the_worst_exit_code_counts(worlds: Worlds, command: Command) -> None:
         ("verify", "--all", "-m", "quiet"),
         ("sync", "--all", "-m", "quiet"),
         ("sync", "--all", "--approve", "0" * 64),
+        ("plan", "--all", "--all-states"),
     ],
     ids=" ".join,
 )

@@ -213,7 +213,7 @@ def test_a_backstage_that_fails_is_unavailable(
 def test_an_answer_that_is_no_entity_is_no_absence(fake: FakeBackstage, fault: Fault) -> None:
     fake.fail(fault)
 
-    assert "no entity" in problem_of(CALLS[0], catalog_of(fake)).problem
+    assert "not an entity" in problem_of(CALLS[0], catalog_of(fake)).problem
 
 
 @both_calls

@@ -714,6 +714,7 @@ def whole_mirror() -> dg.Definitions:
         "backstage": {"url": "https://backstage.example.com"},
         "sprawl": {"repository": "git@github.com:example/catalog.git"},
         "health": {"path": "HEALTH.md"},
+        "notify": {"backstage": True},
     }
     mirror = load_mirror(Path("mirrors/goldenpath.yaml"), yaml.safe_dump(settings))
     loaded = LoadedMirrors({mirror.name: mirror}, {})
@@ -936,6 +937,8 @@ def keys_of(model: type[BaseModel], prefix: str) -> dict[str, str]:
             continue
         elif info.default in (None, ()):
             default = "none"
+        elif isinstance(info.default, bool):
+            default = str(info.default).lower()
         else:
             default = f"{info.default:g}" if isinstance(info.default, float) else info.default
         found[f"{prefix}{name}"] = str(default)

@@ -311,6 +311,12 @@ class World:
             }
         return self._write_entries(f"Govern {', '.join(names)[:50]} as {status}")
 
+    def ungovern(self, *names: str) -> str:
+        """Take repositories out of governance; gives the commit."""
+        for name in names:
+            del self._entries[name]
+        return self._write_entries(f"Govern {', '.join(names)[:50]} no more")
+
     def have(self, *names: str) -> None:
         """Govern repositories as active, and create them in ECR."""
         self.govern(*names)

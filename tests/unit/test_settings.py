@@ -82,6 +82,8 @@ policy:
   risk:
     low: {scanning: on-push, keep_images: 20}
     high: {scanning: continuous, encryption: KMS, immutable_tags: true, keep_images: 50}
+notify:
+  backstage: true
 """
 
 
@@ -174,6 +176,7 @@ def test_every_key_is_read(mirrors: Path) -> None:
             "paths": ("catalog", "more/entities.yaml"),
         },
         "health": {"path": "docs/PLATFORM_HEALTH.md", "style": "file", "env": "prod"},
+        "notify": {"backstage": True},
         "policy": {
             "risk": {
                 "low": {

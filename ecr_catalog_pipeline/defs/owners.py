@@ -1,0 +1,141 @@
+"""Findings reach their owners: the check that looks owners up, and the notices of the watch."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import dagster as dg
+from pydantic import TypeAdapter
+
+from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
+from ecr_catalog_pipeline.core.errors import BackstageUnavailable
+from ecr_catalog_pipeline.core.owners import (
+    MAX_OWNERS,
+    Notice,
+    OwnedFindings,
+    Told,
+    advance_told,
+    after_notices,
+    due_notices,
+    owned_findings,
+    owners_to_check,
+    unknown_owners,
+)
+from ecr_catalog_pipeline.core.text import shortened
+from ecr_catalog_pipeline.defs import tables
+from ecr_catalog_pipeline.defs.common import key_of
+from ecr_catalog_pipeline.defs.event_log import evaluated_checks
+from ecr_catalog_pipeline.mirroring import PlannedRegistry
+from ecr_catalog_pipeline.settings import Mirror
+from ecr_catalog_pipeline.wiring import Adapters
+
+OWNERS_KNOWN: Final = "owners_known"
+SECONDS: Final = 15
+"""After that long no further notice is sent at one look; the rest is due at the next one."""
+
+_OWNED: Final = "owned_findings"
+_OWNED_TYPE: Final = TypeAdapter(OwnedFindings)
+_LAST: Final = -100
+
+
+def owner_checks(mirror: Mirror, adapters: Adapters) -> list[dg.AssetChecksDefinition]:
+    """Define the check of a mirror that tells owners; none of another one.
+
+    It is a warning at the most: what Backstage does not say is never the mirror's failure.
+    """
+    backstage = adapters.backstage
+    if backstage is None or not mirror.notify.backstage:
+        return []
+
+    @dg.asset_check(
+        asset=key_of(mirror, "reconciled_registry"),
+        name=OWNERS_KNOWN,
+        description="Backstage knows the owner of every governed repository. Keeps the error "
+        "findings of each owner for the parity watch, which tells them.",
+        op_tags={"dagster/priority": str(_LAST)},
+    )
+    def owners_known(
+        context: dg.AssetCheckExecutionContext, reconciled_registry: PlannedRegistry
+    ) -> dg.AssetCheckResult:
+        try:
+            known = backstage.known(owners_to_check(reconciled_registry.registry))
+        except BackstageUnavailable as error:
+            context.log.warning("owners were not looked up: %s", error)
+            return _result(reconciled_registry, {}, f"not known: {error}")
+        return _result(reconciled_registry, known, "")
+
+    return [owners_known]
+
+
+def _result(
+    planned: PlannedRegistry, known: Mapping[str, bool], problem: str
+) -> dg.AssetCheckResult:
+    registry = planned.registry
+    unknown = list(unknown_owners(registry, known))
+    owned = owned_findings(registry, known)
+    owners = sorted({owner for owner, _ in unknown})
+    named = ", ".join(shortened(owner) for owner in owners[:5])
+    said = f"{len(owners)} unknown: {named}" if owners else f"{len(known)} owners are known"
+    cut = f"; the first {MAX_OWNERS} were looked up" if len(known) == MAX_OWNERS else ""
+    return dg.AssetCheckResult(
+        check_name=OWNERS_KNOWN,
+        passed=not unknown and not problem,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=tables.words(problem or said + cut),
+        metadata={
+            "findings": tables.findings(finding for _, finding in unknown),
+            _OWNED: dg.MetadataValue.json(_OWNED_TYPE.dump_python(owned, mode="json")),
+        },
+    )
+
+
+def tell_owners(
+    context: dg.SensorEvaluationContext,
+    mirror: Mirror,
+    backstage: BackstageCatalog,
+    told: Mapping[str, Told],
+) -> dict[str, Told]:
+    """Send the notices that are due, and give what owners were told after that.
+
+    What does not arrive stays due: it is never a failure of the watch.
+    """
+    now = _read_owned(context.instance, mirror)
+    if now is None:
+        return dict(told)
+    identity = mirror.identity
+    link = f"/catalog/{identity.namespace}/resource/{identity.name}"
+    after = advance_told(told, now)
+    arrived, failed = set[str](), set[str]()
+    deadline = time.monotonic() + SECONDS
+    for notice in due_notices(after, now, mirror=mirror.name, link=link):
+        if time.monotonic() > deadline:
+            break
+        (arrived if _arrives(context, backstage, notice) else failed).add(notice.key)
+    return after_notices(after, arrived, failed)
+
+
+def _read_owned(instance: dg.DagsterInstance, mirror: Mirror) -> OwnedFindings | None:
+    """Read the findings of the last run that looked; None when none did, or they are unreadable."""
+    key = dg.AssetCheckKey(key_of(mirror, "reconciled_registry"), OWNERS_KNOWN)
+    record = evaluated_checks(instance, [key]).get(key)
+    evaluation = record.evaluation if record else None
+    if evaluation is None:
+        return None
+    try:
+        return _OWNED_TYPE.validate_python(evaluation.metadata[_OWNED].value)
+    except (KeyError, ValueError):
+        return None
+
+
+def _arrives(
+    context: dg.SensorEvaluationContext, backstage: BackstageCatalog, notice: Notice
+) -> bool:
+    try:
+        backstage.notify(notice)
+    except BackstageUnavailable as error:
+        context.log.warning(
+            "%s was not told of %r, tried again at the next look: %s",
+            *(notice.owner, notice.title, error),
+        )
+        return False
+    return True
