@@ -73,7 +73,7 @@ function Fact(props: {
 }) {
   const { label, value, help, large, wide } = props;
   return (
-    <Grid item xs={wide ? 12 : 6} sm={wide ? 6 : 3}>
+    <Grid item xs={wide ? 12 : 6} sm={wide ? 4 : 3}>
       <Typography
         component="dt"
         variant="body2"

@@ -22,6 +22,7 @@ import type { Repository } from './registry';
 
 const PAGE = 50;
 const PAGES = [PAGE, 100, 200];
+const SEARCH = { searchPlaceholder: 'Search', searchTooltip: 'Search' };
 const LABELS: Record<Filter, string> = {
   owner: 'Owner',
   risk: 'Risk',
@@ -86,6 +87,7 @@ export function LiveTable(props: {
         columns={columns}
         data={shown}
         options={options(shown.length)}
+        localization={{ toolbar: SEARCH }}
       />
     </>
   );
@@ -111,13 +113,19 @@ export function PendingTable(props: {
       columns={columns}
       data={shown}
       options={options(shown.length)}
+      localization={{ toolbar: SEARCH }}
     />
   );
 }
 
 function commonColumns(namespace?: string): TableColumn<Repository>[] {
   return [
-    { ...textColumn('Name', 'name'), highlight: true, defaultSort: 'asc' },
+    {
+      ...textColumn('Name', 'name'),
+      width: '20%',
+      highlight: true,
+      defaultSort: 'asc',
+    },
     {
       ...textColumn('Owner', 'owner'),
       render: ({ owner }) => <Owner owner={owner} namespace={namespace} />,
@@ -145,6 +153,7 @@ function textColumn(
 function uriColumn(): TableColumn<Repository> {
   return {
     ...textColumn('URI', 'uri'),
+    width: '35%',
     render: ({ name, uri }) =>
       uri === undefined ? (
         MISSING
@@ -155,6 +164,7 @@ function uriColumn(): TableColumn<Repository> {
             text={uri}
             tooltipText="Copied"
             aria-label={`Copy the URI of ${name}`}
+            variant="tertiary"
           />
         </Box>
       ),
