@@ -205,7 +205,7 @@ def test_the_page_follows_the_theme(running: RunningDemo, page: Page) -> None:
 
 
 def test_a_thousand_repositories_are_painted_within_a_second_and_scroll(
-    others: Backstage, page: Page, record_property: Callable[[str, object], None]
+    others: Backstage, page: Page
 ) -> None:
     page.add_init_script(_FIRST_ROWS)
     url = f"{others.url}/catalog/default/resource/large/repositories"
@@ -219,10 +219,8 @@ def test_a_thousand_repositories_are_painted_within_a_second_and_scroll(
     expect(rows(page)).to_have_count(50)
     expect(page.get_by_text("Repositories (1000)")).to_be_visible()
     page.get_by_role("button", name="Next page").first.click()
-    expect(page.get_by_text("51-100 of 1000").first).to_be_visible()
+    expect(page.get_by_text("51-100 of 1000").last).to_be_visible()
     frame = best(partial(_longest_frame, page), LONGEST_FRAME_MS)
-    record_property("first_paint_ms", painted)
-    record_property("longest_frame_ms", frame)
     assert 0 < painted <= FIRST_PAINT_MS
     assert 0 < frame <= LONGEST_FRAME_MS
 
@@ -341,6 +339,7 @@ def _longest_frame(page: Page) -> float:
 def shoot(page: Page, name: str) -> None:
     folder = os.environ.get("ECR_CATALOG_SCREENSHOTS")
     if folder:
+        page.set_viewport_size({"width": 1440, "height": 1_240})
         page.wait_for_timeout(1_000)
         page.screenshot(path=Path(folder) / f"{name}.png")
 

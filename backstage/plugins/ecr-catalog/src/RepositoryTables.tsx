@@ -43,7 +43,7 @@ export function LiveTable(props: {
   const columns = useMemo(
     () => [
       ...commonColumns(namespace),
-      textColumn('Status', 'status'),
+      textColumn('Status', 'status', '10%'),
       uriColumn(),
     ],
     [namespace],
@@ -102,7 +102,7 @@ export function PendingTable(props: {
   const columns = useMemo(
     () => [
       ...commonColumns(namespace),
-      textColumn('Requested', 'requested'),
+      textColumn('Requested', 'requested', '46%'),
     ],
     [namespace],
   );
@@ -121,30 +121,33 @@ export function PendingTable(props: {
 function commonColumns(namespace?: string): TableColumn<Repository>[] {
   return [
     {
-      ...textColumn('Name', 'name'),
-      width: '20%',
+      ...textColumn('Name', 'name', '20%'),
       highlight: true,
       defaultSort: 'asc',
     },
     {
-      ...textColumn('Owner', 'owner'),
+      ...textColumn('Owner', 'owner', '16%'),
       render: ({ owner }) => <Owner owner={owner} namespace={namespace} />,
     },
     {
-      ...textColumn('Risk', 'risk'),
+      ...textColumn('Risk', 'risk', '8%'),
       customSort: (one, other) => compareRisks(one.risk, other.risk),
     },
-    textColumn('Environment', 'environment'),
+    textColumn('Environment', 'environment', '10%'),
   ];
 }
 
 function textColumn(
   title: string,
   field: Exclude<keyof Repository, 'id'>,
+  width: string,
 ): TableColumn<Repository> {
+  // The table makes cells as wide as their heads in pixels alone: each cell says its share, too.
   return {
     title,
     field,
+    width,
+    cellStyle: { width },
     render: row => row[field] ?? MISSING,
     customSort: (one, other) => compareTexts(one[field], other[field]),
   };
@@ -152,8 +155,7 @@ function textColumn(
 
 function uriColumn(): TableColumn<Repository> {
   return {
-    ...textColumn('URI', 'uri'),
-    width: '35%',
+    ...textColumn('URI', 'uri', '36%'),
     render: ({ name, uri }) =>
       uri === undefined ? (
         MISSING
