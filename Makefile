@@ -8,16 +8,21 @@ PORT ?= 3000
 ECR_PORT ?=
 BACKSTAGE_PORT ?=
 BIN := .venv/bin
+# Backstage's pages, and all that they are built from.
+PLUGINS := backstage/plugins
+PAGES := $(PLUGINS)/app/dist/index.html
+PAGES_FROM := $(wildcard $(PLUGINS)/*.json $(PLUGINS)/*/package.json $(PLUGINS)/*/src/* \
+  $(PLUGINS)/app/*.yaml $(PLUGINS)/app/public/*)
 # `make test ARGS="-k guard"` runs a part, of all tests.
 ARGS ?=
 # One more than the cores of a small machine: many tests wait.
 WORKERS ?= 3
 
-.PHONY: help setup run test test-all bench lint fmt lock schemas clean
+.PHONY: help setup run backstage-ui test test-all test-ui bench lint fmt lock schemas clean
 
 help: ## Explain the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Install everything into .venv (the other targets do it first)
 
@@ -25,6 +30,12 @@ run: .venv/ready ## Run the demo; takes PORT (3000), ECR_PORT (5055), BACKSTAGE_
 	@exec $(BIN)/ecr-catalog demo run --port $(PORT) \
 	  $(if $(ECR_PORT),--ecr-port $(ECR_PORT)) \
 	  $(if $(BACKSTAGE_PORT),--backstage-port $(BACKSTAGE_PORT))
+
+backstage-ui: ## Build Backstage's pages with the card; `make run` then serves them
+	@command -v npm >/dev/null || { echo "Node is missing: install Node 20 or newer with npm first"; exit 1; }
+	@$(MAKE) --no-print-directory $(PAGES)
+	@echo "Built: make run serves Backstage's pages. The plugin for a Backstage of yours:"
+	@ls $(PLUGINS)/backstage-plugin-ecr-catalog-*.tgz
 
 ifdef ARGS
 test: .venv/ready backstage/node_modules/.package-lock.json lint
@@ -36,12 +47,16 @@ test: .venv/ready backstage/node_modules/.package-lock.json lint ## Lint, check 
 endif
 
 # In this order: the files that take longest begin first.
-test-all: .venv/ready backstage/node_modules/.package-lock.json ## Run what make test leaves out
+test-all: .venv/ready backstage/node_modules/.package-lock.json $(PAGES) test-ui ## Run what make test leaves out
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m full \
 	  tests/drills tests/e2e tests/integration tests/unit
 
 bench: .venv/ready ## Measure a tick beside a bare listing of the registry; takes minutes
 	$(BIN)/python -m benchmarks.listing $(ARGS)
+
+test-ui: $(PLUGINS)/node_modules/.package-lock.json ## Check types and run the tests of the Backstage plugin
+	@if command -v npm >/dev/null; then cd $(PLUGINS) && npm run check; \
+	else echo "Node is missing: the tests of the Backstage plugin are skipped"; test -z "$$ECR_CATALOG_REQUIRE_ALL"; fi
 
 lint: .venv/ready ## Check style and types; change nothing
 	$(BIN)/ruff check .
@@ -65,7 +80,8 @@ schemas: .venv/ready ## Generate the JSON Schemas in schemas/ from the models
 
 clean: ## Remove all that the other targets made, the demo and its history included
 	rm -rf .venv .demo history schedules storage cache logs dist .telemetry .logs_queue \
-	  backstage/node_modules \
+	  backstage/node_modules $(PLUGINS)/node_modules $(PLUGINS)/dist-types $(PLUGINS)/*.tgz \
+	  $(PLUGINS)/*/dist $(PLUGINS)/*/node_modules \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # A real Backstage for the tests that ask one; without Node they are skipped, and say so.
@@ -74,6 +90,18 @@ backstage/node_modules/.package-lock.json: backstage/package-lock.json
 	  echo "Installing Backstage (once, 1 to 4 minutes) ..."; \
 	  cd backstage && npm ci --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
 	else echo "Node is missing: the tests against a real Backstage will be skipped"; fi
+
+# Backstage's pages and the plugin's tests; without Node they are skipped, and say so.
+$(PLUGINS)/node_modules/.package-lock.json: $(PLUGINS)/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  echo "Installing what builds Backstage's pages (once, 900 MB, 1 to 6 minutes) ..."; \
+	  cd $(PLUGINS) && npm ci --loglevel=error && touch node_modules/.package-lock.json; \
+	else echo "Node is missing: the tests of Backstage's pages will be skipped"; fi
+
+$(PAGES): $(PLUGINS)/node_modules/.package-lock.json $(PAGES_FROM)
+	@if command -v npm >/dev/null; then \
+	  echo "Building the plugin and Backstage's pages (half a minute to two) ..."; \
+	  cd $(PLUGINS) && npm run app; fi
 
 # uv comes into the .venv by pip, pinned and checked like the rest, and installs the lock.
 .venv/ready: requirements.lock pyproject.toml

@@ -104,7 +104,7 @@ class _Server:
     def _run(self) -> None:
         if not self._install() or self._stopped.is_set():
             return
-        self._start_child(["node", "index.js", "--config", "app-config.yaml"])
+        self._start_child(["node", "index.js", *_options(self._folder)])
         deadline = time.monotonic() + START_SECONDS
         while not self._stopped.wait(0.5):
             if self._child is None or self._child.poll() is not None:
@@ -112,6 +112,8 @@ class _Server:
                 return
             if self._serves():
                 click.echo(f"Backstage           {self._settings.url} serves the entity")
+                if _has_pages(self._folder):
+                    click.echo(f"Its page            {self._page()}")
                 self._on_ready()
                 return
             if time.monotonic() > deadline:
@@ -148,6 +150,9 @@ class _Server:
             "BACKSTAGE_PORT": str(urlsplit(self._settings.url).port or 80),
             "ECR_CATALOG_ENTITY_FILE": str(self._entity_file),
         }
+        if _has_pages(self._folder):
+            # The backend looks for the package `app` there.
+            environment |= {"ECR_CATALOG_UI": "1", "NODE_PATH": str(self._folder / "plugins")}
         with self._lock, self._log.open("ab") as log:
             if self._stopped.is_set():
                 return None
@@ -162,12 +167,27 @@ class _Server:
             )
             return self._child
 
+    def _page(self) -> str:
+        kind, _, rest = self._identity.reference.partition(":")
+        namespace, _, name = rest.partition("/")
+        return f"{self._settings.url.rstrip('/')}/catalog/{namespace}/{kind}/{name}"
+
     def _serves(self) -> bool:
         try:
             entity = self._catalog.entity(self._identity.namespace, self._identity.name)
         except BackstageUnavailable:
             return False
         return entity is not None
+
+
+def _has_pages(folder: Path) -> bool:
+    """Whether `make backstage-ui` has built Backstage's own pages."""
+    return (folder / "plugins" / "app" / "dist" / "index.html").is_file()
+
+
+def _options(folder: Path) -> list[str]:
+    configs = ["app-config.yaml", *(["app-config.ui.yaml"] if _has_pages(folder) else [])]
+    return [word for config in configs for word in ("--config", config)]
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

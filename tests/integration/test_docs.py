@@ -917,9 +917,29 @@ def test_the_markers_that_are_shown_are_those_that_are_looked_for() -> None:
     assert tuple(block.text.splitlines()) == markers("goldenpath")
 
 
+def test_the_lines_for_somebodys_backstage_are_those_of_the_app_and_of_a_test() -> None:
+    plugins = ROOT / "backstage" / "plugins"
+    sources = (plugins / "app/src/index.tsx", plugins / "ecr-catalog/src/legacyApp.test.tsx")
+    tested = {line.strip() for source in sources for line in source.read_text().splitlines()}
+    shown = {line for block in of("tsx") for line in block.text.splitlines() if line}
+    assert len(shown) == 5
+    assert shown <= tested
+
+
 def test_no_block_is_of_a_language_that_nobody_tests() -> None:
-    tested = {"", "caddyfile", "console", "markdown", "mermaid", "python", "sh", "toml", "yaml"}
-    assert {block.language for block in blocks()} <= tested
+    tested = {
+        "",
+        "caddyfile",
+        "console",
+        "markdown",
+        "mermaid",
+        "python",
+        "sh",
+        "toml",
+        "tsx",
+        "yaml",
+    }
+    assert {block.language for block in blocks()} <= {"", *tested}
     assert {block.page for block in of("")} == {"README.md"}
 
 
@@ -1157,7 +1177,7 @@ def inline() -> Iterator[tuple[str, str]]:
 
 def test_every_command_in_the_text_is_one() -> None:
     seen = 0
-    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page, code in inline():
         program, *words = code.split()[:1] + re.sub(r"\[--?[^]]*\]", "", code).split()[1:]
         where = f"{page}: {code}"
