@@ -89,12 +89,12 @@ def parity_asset(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinition:
                 **_figures(closed, age),
                 "in_parity": verdict.parity,
                 "reason": verdict.reason,
-                "expected_digest": verdict.expected,
-                "served_digest": verdict.served or "",
                 "changes_open": len(state.open),
                 "changes_superseded": state.superseded,
                 "last_changes": tables.parity_changes([*state.open, *state.recent]),
                 "alerts": _receivers(adapters.notifier.is_heard),
+                "expected_digest": verdict.expected,
+                "served_digest": verdict.served or "",
                 **_for_metrics(closed, down=down),
                 **parity_metadata(state),
             },
@@ -141,10 +141,10 @@ def _visible_at(
 def _figures(closed: Sequence[Change], age: float | None) -> dict[str, float | int]:
     seconds = [each.seconds for each in closed if each.seconds is not None]
     figures = {
-        "time_to_parity_p50": percentile(seconds, 50),
-        "time_to_parity_p95": percentile(seconds, 95),
-        "time_to_parity_max": max(seconds, default=None),
-        "age_of_verified_parity": age,
+        "time_to_parity_p50_seconds": percentile(seconds, 50),
+        "time_to_parity_p95_seconds": percentile(seconds, 95),
+        "time_to_parity_max_seconds": max(seconds, default=None),
+        "age_of_verified_parity_seconds": age,
     }
     known: dict[str, float | int] = {
         name: round(value, 2) for name, value in figures.items() if value is not None

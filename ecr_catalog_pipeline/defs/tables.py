@@ -34,8 +34,9 @@ def words(text: str) -> str:
 
 
 def repositories(rows: Iterable[ReconciledRepository]) -> dg.TableMetadataValue:
-    """One row a repository, in the order given."""
-    columns = [field.name for field in fields(ReconciledRepository)]
+    """One row a repository, in the order given; its URI, which is long, last."""
+    columns = [field.name for field in fields(ReconciledRepository) if field.name != "uri"]
+    columns.append("uri")
     return table(columns, map(_repository_row, rows))
 
 
@@ -43,7 +44,7 @@ def findings(rows: Iterable[Finding]) -> dg.TableMetadataValue:
     """One row a finding, the most severe first."""
     order = {severity: place for place, severity in enumerate(("error", "warning", "info"))}
     ranked = sorted(rows, key=lambda row: order[row.severity])
-    columns = ["severity", "rule", "control", "repository", "message", "remediation"]
+    columns = ["severity", "repository", "message", "remediation", "rule", "control"]
     return table(columns, (asdict(row) for row in ranked))
 
 
@@ -55,8 +56,8 @@ def changes(plan_changes: Changes) -> dg.TableMetadataValue:
 def parity_changes(rows: Iterable[Change]) -> dg.TableMetadataValue:
     """One row a change, with its times and its time to parity in seconds."""
     columns = [
-        *("repository", "field", "old", "new"),
-        *("asked", "basis", "published", "visible", "seconds", "not counted"),
+        *("repository", "seconds", "field", "old", "new"),
+        *("asked", "published", "visible", "basis", "not counted"),
     ]
     return table(
         columns,

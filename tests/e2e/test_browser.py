@@ -75,17 +75,17 @@ def test_the_asset_graph_shows_the_whole_lineage(demo: RunningDemo, page: Page) 
 
 
 def test_the_parity_plot_shows_the_measured_times(demo: RunningDemo, page: Page) -> None:
-    measured = latest_figures(demo)["time_to_parity_max"]
+    measured = latest_figures(demo)["time_to_parity_max_seconds"]
     assert 0 < measured < 180
 
     page.goto(f"http://127.0.0.1:{demo.ui_port}/assets/demo/backstage_parity")
-    expect(page.get_by_text("time_to_parity_max").first).to_be_visible()
+    expect(page.get_by_text("time_to_parity_max_seconds").first).to_be_visible()
     expect(page.get_by_text(f"{measured:g}").first).to_be_visible()
     page.get_by_text("Plots", exact=True).first.click()
 
     plot = page.locator("canvas").first
     expect(plot).to_be_visible()
-    expect(page.get_by_text("time_to_parity_p50").first).to_be_visible()
+    expect(page.get_by_text("time_to_parity_p50_seconds").first).to_be_visible()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
     page.set_viewport_size({"width": 1280, "height": 1900})
     shoot(page, "parity")
@@ -105,11 +105,11 @@ def has_closed_more(demo: RunningDemo, before: int) -> bool:
 
 def closed_runs(demo: RunningDemo) -> int:
     """How many runs have closed a measured change."""
-    return sum("time_to_parity_max" in figures for figures in all_figures(demo))
+    return sum("time_to_parity_max_seconds" in figures for figures in all_figures(demo))
 
 
 def latest_figures(demo: RunningDemo) -> dict[str, float]:
-    return next(figures for figures in all_figures(demo) if "time_to_parity_max" in figures)
+    return next(figures for figures in all_figures(demo) if "time_to_parity_max_seconds" in figures)
 
 
 def all_figures(demo: RunningDemo) -> list[dict[str, float]]:
