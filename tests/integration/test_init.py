@@ -566,7 +566,8 @@ def test_the_platforms_policy_is_offered_as_a_comment(tmp_path: Path) -> None:
     }
     text = mirror_text("goldenpath", answers, with_schema=False)
     assert load_mirror(tmp_path / "goldenpath.yaml", text).policies == {}
-    offered = text[text.index("# policy:") :].replace("\n#", "\n").removeprefix("# ")
+    block, _, _ = text[text.index("# policy:") :].partition("\n\n")
+    offered = block.replace("\n#", "\n").removeprefix("# ")
     mirror = load_mirror(tmp_path / "goldenpath.yaml", f"{text}\n{offered}")
     low = Policy(Scanning.ON_PUSH, "AES256", keep_images=20)
     assert mirror.policies == {
