@@ -178,3 +178,17 @@ def test_what_a_file_excepts_is_shown_to_its_reviewers(world: World, command: Co
     assert "**1 newly excepted.**" in done.out
     assert "| warning | `cdk-assets` |" in done.out
     assert "CDK \uff20bootstrap assets" in done.out
+
+
+def test_a_registry_past_the_list_limit_is_compared_name_by_name(
+    world: World, command: Command
+) -> None:
+    world.write_mirror(entity={"list_limit": 3})
+    world.sync()
+    file = proposed(world, ('"active"', '"decommissioned"'))
+
+    done = command(*in_markdown(world, file))
+
+    assert done.code == 2
+    assert "**1 disappears.**" in done.out
+    assert "would list 4 live repositories: 0 added, 0 updated, 1 removed." in done.out
