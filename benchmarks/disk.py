@@ -29,6 +29,7 @@ import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickData, TickStatus
 
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING
 from tests.fakes.aws import FakeAws
 from tests.integration.worlds import QUIET, FileTarget, World
@@ -125,7 +126,7 @@ class Bench:
         """Write the ticks that are kept of two sensors and two schedules."""
         instance = self._world.instance
         cursor = '{"raised": {}, "served": "sha256:' + 64 * "0" + '"}'
-        every = {"bench_changes": 8_640, "bench_parity_watch": 8_640, "bench_every_2_minutes": 720}
+        every = {CHANGE_SENSOR: 3_456, PARITY_WATCH: 8_640, "bench_every_2_minutes": 720}
         for name, count in every.items():
             for at in range(count):
                 instance.create_tick(
@@ -146,7 +147,7 @@ class Bench:
         tags = {"dagster/schedule_name": "bench_every_2_minutes"}
         if self._done % CHANGE_EVERY == CHANGE_EVERY - 1:
             self._world.fake.create(f"team/new-{self._done}")
-            tags = {"dagster/sensor_name": "bench_changes"}
+            tags = {"dagster/sensor_name": CHANGE_SENSOR}
         job = self._world.definitions.resolve_job_def("bench_sync")
         # What a run tells the console goes to its compute logs, and to nobody here.
         with Path(os.devnull).open("w") as nobody, redirect_stderr(nobody):

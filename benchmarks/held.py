@@ -25,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR
 from ecr_catalog_pipeline.demo.world import create_in_ecr, delete_in_ecr, git
 from tests.e2e.running import NOT_INHERITED, ROOT, TOKEN, RunningDemo, running_demo, wait_for
 from tests.integration.postgres import a_postgres
@@ -133,7 +134,7 @@ def stop_all_looks(demo: RunningDemo) -> None:
     """Stop the schedule and the change sensor, as a person does."""
     workspace = ("-w", "workspace.yaml")
     _command(demo, "dagster", "schedule", "stop", "demo_every_2_minutes", *workspace)
-    _command(demo, "dagster", "sensor", "stop", "demo_changes", *workspace)
+    _command(demo, "dagster", "sensor", "stop", CHANGE_SENSOR, *workspace)
 
 
 def stale_after(demo: RunningDemo, receiver: Receiver) -> float:

@@ -26,6 +26,7 @@ import dagster as dg
 import psutil
 
 from benchmarks.disk import a_real_instance
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from tests.fakes.aws import Fault
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.worlds import World
@@ -106,7 +107,7 @@ class Ticker:
         with Path(os.devnull).open("w") as nobody, redirect_stderr(nobody):
             job = self._definitions.resolve_job_def("bench_sync")
             job.execute_in_process(instance=world.instance, raise_on_error=False)
-            for name in ("bench_changes", "bench_parity_watch"):
+            for name in (CHANGE_SENSOR, PARITY_WATCH):
                 self._look(name)
         world.fake.clear()
 

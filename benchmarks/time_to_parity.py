@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.parity import percentile
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR
 from ecr_catalog_pipeline.demo.world import create_in_ecr, delete_in_ecr
 from tests.e2e.running import RunningDemo, running_demo
 
@@ -145,7 +146,7 @@ def _owner(lines: Lines, name: str) -> Any:
 
 def _stop_sensor(demo: RunningDemo) -> None:
     selector = (
-        '{repositoryName: "__repository__", sensorName: "demo_changes", '
+        f'{{repositoryName: "__repository__", sensorName: "{CHANGE_SENSOR}", '
         'repositoryLocationName: "ecr_catalog_pipeline.definitions"}'
     )
     state = demo.graphql(

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+# Not exported: the type that `dg.define_asset_job` gives.
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.defs.assets import mirror_assets
 from ecr_catalog_pipeline.defs.change_sensor import change_sensor
@@ -20,7 +25,7 @@ from ecr_catalog_pipeline.defs.mirror_files import (
 )
 from ecr_catalog_pipeline.defs.outside import outside_assets
 from ecr_catalog_pipeline.defs.owners import owner_checks
-from ecr_catalog_pipeline.defs.parity_watch import parity_watch
+from ecr_catalog_pipeline.defs.parity_watch import ToWatch, parity_watch
 from ecr_catalog_pipeline.housekeeping.job import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.settings import (
     LoadedMirrors,
@@ -66,10 +71,14 @@ def build_definitions(
         )
     ]
     entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
+    looked_at: list[tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]] = []
+    watched: list[ToWatch] = []
     for mirror in loaded.mirrors.values():
         adapters = make_adapters(mirror, environ)
         assets = mirror_assets(mirror, adapters)
         job = sync_job(mirror, assets)
+        looked_at.append((mirror, adapters, job))
+        watched.append(ToWatch(mirror, adapters))
         parts.append(
             dg.Definitions(
                 assets=[*outside_assets(mirror, adapters), *assets],
@@ -79,19 +88,19 @@ def build_definitions(
                 ],
                 jobs=[job],
                 schedules=[sync_schedule(mirror, job)],
-                sensors=[change_sensor(mirror, adapters, job), parity_watch(mirror, adapters)],
             )
         )
     for name, error in sorted(loaded.errors.items()):
         logger.error("mirror %s is not loaded: %s", name, error)
         if last_good := last_good_settings(loaded, name, cache):
-            parts.append(_still_watched(last_good, make_adapters(last_good, environ)))
-    return dg.Definitions.merge(*parts, refused_definitions(loaded))
-
-
-def _still_watched(mirror: Mirror, adapters: Adapters) -> dg.Definitions:
-    """Watch what is published of a mirror whose file is refused, with its last good settings."""
-    return dg.Definitions(
-        assets=outside_assets(mirror, adapters),
-        sensors=[parity_watch(mirror, adapters, settings_refused=True)],
+            # What is published of it is watched meanwhile.
+            adapters = make_adapters(last_good, environ)
+            watched.append(ToWatch(last_good, adapters, settings_refused=True))
+            parts.append(dg.Definitions(assets=outside_assets(last_good, adapters)))
+    sensors = [
+        *([change_sensor(looked_at)] if looked_at else []),
+        *([parity_watch(watched)] if watched else []),
+    ]
+    return dg.Definitions.merge(
+        *parts, dg.Definitions(sensors=sensors), refused_definitions(loaded)
     )

@@ -440,6 +440,18 @@ class GuardSettings(_Settings):
     )
 
 
+class WatchSettings(_Settings):
+    """How often both sources are looked at for changes."""
+
+    seconds: int = Field(
+        default=5,
+        ge=1,
+        le=3_600,
+        description="How many seconds pass between two looks at governance and ECR; at least one "
+        "for each page of 1,000 repositories.",
+    )
+
+
 class SprawlSettings(_Settings):
     """Where ECR entities may be declared by hand."""
 
@@ -617,6 +629,9 @@ class Mirror(_Settings):
     adopt: AdoptSettings = Field(
         default=AdoptSettings(),
         description="How `ecr-catalog adopt` makes governance entries of orphans.",
+    )
+    watch: WatchSettings = Field(
+        default=WatchSettings(), description="How often both sources are looked at for changes."
     )
     sprawl: SprawlSettings | None = Field(
         default=None,

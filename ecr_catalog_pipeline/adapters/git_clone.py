@@ -44,6 +44,9 @@ TIDY_SECONDS: Final = 20
 TIDY_AGAIN_AFTER: Final = 24 * 3_600
 """Seconds without another `git gc` after one that failed or took too long."""
 
+CONFIGURED_FOR: Final = 60
+"""Seconds for which looks at the branch's tip go by the configuration that was read last."""
+
 # What git says of a clone that lost something, as after a power failure, or that its server no
 # longer serves in that form. A cache is made again.
 _DAMAGED: Final = re.compile(
@@ -123,6 +126,7 @@ class GitClone:
         self._trusted = cache / f"{key}.gitconfig"
         self._lock = FileLock(str(cache / f"{key}.lock"), timeout=GIVE_UP_AFTER)
         self._configuration: Configuration = ()
+        self._configured_at = float("-inf")
         self._is_new = False
 
     @property
@@ -187,6 +191,41 @@ class GitClone:
             raise ShallowSource(f"{self.repository} is a shallow clone")
         return self.tip()
 
+    def remote_tip(self) -> str:
+        """Ask the repository where the branch stands: one git process, and no use of the clone.
+
+        Raises:
+            BranchMissing: the repository has no such branch.
+            GitFailed: the repository did not answer, or not in time.
+        """
+        try:
+            if time.monotonic() - self._configured_at > CONFIGURED_FOR:
+                self._folder.parent.mkdir(parents=True, exist_ok=True)
+                self._read_configuration()
+            listed = self.run("ls-remote", self._url, self.ref)
+        except OSError as error:
+            raise GitFailed(f"the cache {self._folder.parent} is unusable: {error}") from None
+        except GitFailed:
+            self._configured_at = float("-inf")
+            raise
+        # git lists every ref whose name ends so.
+        named = (line.partition("\t") for line in listed.split("\n"))
+        for sha, _, name in named:
+            if name == self.ref:
+                return sha
+        raise BranchMissing(f"there is no branch {self.branch}")
+
+    def fetch_to(self, tip: str) -> str:
+        """Bring the branch up to date, unless it stands at that tip here, and give its tip.
+
+        Raises:
+            GitFailed: as `fetch`.
+        """
+        with suppress(GitFailed):
+            if self.tip() == tip:
+                return tip
+        return self.fetch()
+
     def _fetch(self, *, again: bool = True) -> None:
         try:
             self.run(*self._fetching("--quiet"))
@@ -231,8 +270,7 @@ class GitClone:
 
     def _make_ready(self) -> None:
         """Read the user's configuration, clear what killed gits have left, make a missing clone."""
-        self._configuration = users_configuration(self._url, self._folder, GIVE_UP_AFTER)
-        self._write_trusted()
+        self._read_configuration()
         for pattern in _LEFT:
             for left in self._folder.glob(pattern):
                 if not left.is_dir():
@@ -240,6 +278,11 @@ class GitClone:
         self._is_new = False
         if not all((self._folder / name).exists() for name in ("HEAD", "config")):
             self._make()
+
+    def _read_configuration(self) -> None:
+        self._configuration = users_configuration(self._url, self._folder, GIVE_UP_AFTER)
+        self._write_trusted()
+        self._configured_at = time.monotonic()
 
     def _write_trusted(self) -> None:
         """Keep `safe.directory` where a git that serves a folder of this machine reads it, too."""

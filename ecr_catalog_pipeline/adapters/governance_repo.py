@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +57,7 @@ class GovernanceRepo:
     def __init__(self, repository: str, branch: str, path: str, cache: Path) -> None:
         self._clone = GitClone(repository, branch, cache)
         self._path = path
+        self._looked: tuple[str, str] | None = None
 
     @property
     def where(self) -> str:
@@ -69,20 +72,51 @@ class GovernanceRepo:
             GovernanceRefused: what stands at the path is not a file that may be read.
         """
         clone = self._clone
+        with self._as_unavailable(), clone.locked():
+            tip = clone.fetch()
+            entry = self._entry(tip)
+            source_sha, committed = clone.run(
+                "log", "-1", "--first-parent", "--format=%H %ct", tip, "--", self._path
+            ).split(" ")
+            return GovernanceFile(
+                content=self._content(entry),
+                blob=entry.sha,
+                commit=tip,
+                source_sha=source_sha,
+                committed_at=_moment(committed),
+            )
+
+    def tip(self) -> str:
+        """Ask the repository for the branch's tip, in one git process.
+
+        Raises:
+            GovernanceUnavailable: the repository or the branch cannot be had.
+        """
+        with self._as_unavailable():
+            return self._clone.remote_tip()
+
+    def blob_at(self, tip: str) -> str:
+        """Give the file's blob at the branch's tip; at the tip of the last time without any look.
+
+        Args:
+            tip: what `tip` gave; where the branch has moved on since, its newer tip counts.
+
+        Raises:
+            GovernanceUnavailable: the repository, the branch or the file cannot be had.
+            GovernanceRefused: what stands at the path is no file.
+        """
+        if self._looked is None or self._looked[0] != tip:
+            with self._as_unavailable(), self._clone.locked():
+                reached = self._clone.fetch_to(tip)
+                self._looked = reached, self._entry(reached).sha
+        return self._looked[1]
+
+    @contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        """Say of a failed git command what that means for the governance file."""
+        clone = self._clone
         try:
-            with clone.locked():
-                tip = clone.fetch()
-                entry = self._entry(tip)
-                source_sha, committed = clone.run(
-                    "log", "-1", "--first-parent", "--format=%H %ct", tip, "--", self._path
-                ).split(" ")
-                return GovernanceFile(
-                    content=self._content(entry),
-                    blob=entry.sha,
-                    commit=tip,
-                    source_sha=source_sha,
-                    committed_at=_moment(committed),
-                )
+            yield
         except ShallowSource:
             raise GovernanceUnavailable(
                 f"{clone.repository} is a shallow clone, so the last change of {self._path} is "

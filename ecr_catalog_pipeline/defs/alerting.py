@@ -1,21 +1,23 @@
 """Sends the alerts that are due; what does not arrive stays due."""
 
+import logging
 from collections.abc import Mapping
-
-import dagster as dg
 
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.core.alerts import Alert, Raised, Signal, delivered, due
 
 
 def send_due(
-    context: dg.SensorEvaluationContext,
+    log: logging.Logger,
     notifier: Notifier,
     mirror: str,
     raised: Mapping[Signal, Raised],
     last_good: str,
 ) -> tuple[dict[Signal, Raised], list[Alert]]:
     """Send what is due of a mirror.
+
+    Args:
+        log: where it is said what does not arrive.
 
     Returns:
         The state of its signals after that, and the alerts that arrived.
@@ -24,17 +26,17 @@ def send_due(
     for signal in due(raised):
         each = raised[signal]
         alert = Alert(mirror, each.condition, each.ended_at, last_good)
-        if _arrives(context, notifier, alert):
+        if _arrives(log, notifier, alert):
             after = delivered(after, signal)
             sent.append(alert)
         else:
-            context.log.error("alert not delivered, tried again at the next look: %s", alert.title)
+            log.error("alert not delivered, tried again at the next look: %s", alert.title)
     return after, sent
 
 
-def _arrives(context: dg.SensorEvaluationContext, notifier: Notifier, alert: Alert) -> bool:
+def _arrives(log: logging.Logger, notifier: Notifier, alert: Alert) -> bool:
     try:
         return notifier.send(alert)
     except Exception:  # an alert that cannot be sent must not stop the others
-        context.log.exception("the alert was not sent")
+        log.exception("the alert was not sent")
         return False

@@ -1,10 +1,17 @@
-"""The change sensor: a run as soon as the governance file or the registry has changed."""
+"""The change sensor: a run as soon as the governance file or the registry of a mirror has changed.
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+One evaluation serves all mirrors and keeps looking, since Dagster's own cost of an evaluation is
+larger than that of the looks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from threading import Thread
+from datetime import UTC, datetime
+from functools import partial
+from threading import Event
 from typing import Annotated, Final
 
 import dagster as dg
@@ -17,22 +24,44 @@ from dagster._core.storage.tags import RUN_KEY_TAG
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from ecr_catalog_pipeline.core.errors import CatalogError
-from ecr_catalog_pipeline.defs.common import DATA_VERSION_TAG, key_of
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, DATA_VERSION_TAG, key_of
 from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG
-from ecr_catalog_pipeline.defs.jobs import end_lost_runs, in_flight
-from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
+from ecr_catalog_pipeline.defs.jobs import end_lost, in_flight, runs_in_flight
+from ecr_catalog_pipeline.defs.kept import (
+    Kept,
+    kept_data,
+    read_part,
+    read_parts,
+    write_parts,
+)
+from ecr_catalog_pipeline.defs.looks import Looks, Shared, in_words
 from ecr_catalog_pipeline.defs.outside import ECR_REGISTRY, GOVERNANCE_FILE, observation
-from ecr_catalog_pipeline.mirroring import now_utc
 from ecr_catalog_pipeline.settings import Mirror, sync_job_name
 from ecr_catalog_pipeline.wiring import Adapters
 
-CHANGE_SECONDS: Final = 10
 PAGE_SIZE: Final = 1_000
-LOOK_SECONDS: Final = 45
-"""How long a tick waits for a look. Dagster gives a tick 60 s, and then ends it as unreachable."""
-BLIND_AFTER: Final = 3
-"""So many looks that failed in a row, and the tick says for how long none succeeded."""
+KEEP_LOOKING_SECONDS: Final = 8
+"""How long an evaluation looks, and so delays the end of a daemon and the reload of its code.
+
+The daemon asks every 5 s whether one is due: the next one begins after 10 s.
+"""
+STRAGGLER_SECONDS: Final = 3
+"""How long an evaluation that looks only once waits for its looks; later ones take the others."""
+OVERDUE_SECONDS: Final = 45
+"""After which a look that is under way counts as failed."""
+BLIND_SECONDS: Final = 30
+"""After which a mirror without a look that succeeded has the log say since when."""
+TIP_SECONDS: Final = 2
+"""For how long mirrors of one governance branch go by one look at it."""
+RUNS_SECONDS: Final = 1
+"""How often Dagster is asked which runs are under way."""
+PASS_SECONDS: Final = 0.25
+SPREAD_SECONDS: Final = 0.1
+"""Between the beginnings of two looks, at the most."""
 _NOT_DONE: Final = frozenset({dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
+_NO_CHANGE: Final = "no change"
+_NOT_DUE: Final = "no look was due"
+_WAITS: Final = "a run of this mirror is queued or under way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,160 +110,292 @@ class Look:
     repositories: int
 
 
-class LookOverdue(CatalogError):
-    """A look takes longer than a tick may wait; it goes on, and a later tick takes its result."""
+@dataclass(eq=False)
+class MirrorLooks:
+    """A mirror that is looked at, and what the process remembers of that between evaluations.
 
-    needs = "time"
+    Attributes:
+        due: when to look again, by the monotonic clock.
+        waits: whether a run of it was queued or under way when Dagster was last asked.
+        killed: whether a lost run of it was ended since the last look that succeeded.
+        failing_since: the start of the first look that failed since one succeeded.
+    """
 
+    mirror: Mirror
+    adapters: Adapters
+    looks: Looks[Look]
+    due: float = 0.0
+    waits: bool = False
+    killed: bool = False
+    failing_since: datetime | None = None
 
-class Looks:
-    """The looks of one sensor: one at a time, each in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._under_way: Future[Look] | None = None
-        self._began_at = now_utc()
-        self._failed = 0
-        self._failing_since = self._began_at
-
-    def take(self, look: Callable[[], Look]) -> Look:
-        """Give the result of a look: of a new one, or of one that an earlier tick began.
-
-        Raises:
-            CatalogError: a source could not be read, or not in time.
-        """
-        if self._under_way is None:
-            self._began_at = now_utc()
-            self._under_way = _in_thread(look)
-        try:
-            done = self._result(self._under_way)
-        except CatalogError:
-            if not self._failed:
-                self._failing_since = self._began_at
-            self._failed += 1
-            raise
-        self._failed = 0
-        return done
+    def failed(self, problem: str) -> str:
+        """Note that a look did not succeed, and say so."""
+        self.failing_since = self.failing_since or self.looks.began_at
+        return f"cannot look{self.blind}: {problem}"
 
     @property
-    def in_words(self) -> str:
-        """Say for how long no look succeeded; empty while that means little."""
-        if self._failed < BLIND_AFTER:
+    def blind(self) -> str:
+        """Say since when no look succeeded; empty while that means little."""
+        since = self.failing_since
+        if since is None or (datetime.now(UTC) - since).total_seconds() < BLIND_SECONDS:
             return ""
         return (
-            f" ({self._failed} times in a row, since {self._failing_since:%Y-%m-%d %H:%M:%S} UTC: "
-            "until a look succeeds, changes wait for the schedule)"
+            f" (none succeeded since {since:%Y-%m-%d %H:%M:%S} UTC: until one does, changes wait "
+            "for the schedule)"
         )
 
-    def _result(self, under_way: Future[Look]) -> Look:
-        try:
-            return under_way.result(LOOK_SECONDS)
-        except TimeoutError:
-            if under_way.done():
-                raise
-            raise LookOverdue(
-                "governance and ECR were not read within the time of a tick: the look that began "
-                f"at {self._began_at:%H:%M:%S} UTC goes on",
-                remediation="Check how fast the governance repository and ECR answer.",
-            ) from None
-        finally:
-            if under_way.done():
-                self._under_way = None
 
+def look_at(mirror: Mirror, adapters: Adapters, tips: Shared[str]) -> Look:
+    """Read what the sources hold.
 
-def _in_thread(look: Callable[[], Look]) -> Future[Look]:
-    """Begin a look in a thread that keeps no process from ending."""
-    future: Future[Look] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(look())
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
-            future.set_exception(error)
-
-    Thread(target=run, name="look", daemon=True).start()
-    return future
-
-
-def change_sensor(
-    mirror: Mirror, adapters: Adapters, job: UnresolvedAssetJobDefinition
-) -> dg.SensorDefinition:
-    """Start a run as soon as the governance file or the registry has changed."""
-    looks = Looks()
-
-    @dg.sensor(
-        name=f"{mirror.name}_changes",
-        job=job,
-        minimum_interval_seconds=CHANGE_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Has the governance file moved, has the ECR registry changed? Then a run at "
-        "once.",
-    )
-    def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        kept = read_kept(SEEN, SEEN_VERSION, context.cursor)
-        before = kept.value
-        if before and _is_recent(before, now_utc()):
-            return dg.SkipReason(f"a listing of {before.pages} pages is read less often")
-        killed = end_lost_runs(context.instance, mirror.name)
-        if in_flight(context.instance, mirror.name):
-            return dg.SkipReason("a run of this mirror is queued or under way")
-        try:
-            look = looks.take(lambda: _look(adapters))
-        except CatalogError as error:
-            if looks.in_words:
-                context.log.warning("cannot look%s: %s", looks.in_words, error)
-            return dg.SkipReason(f"cannot look{looks.in_words}: {error}")
-        if kept.problem:
-            context.log.warning("the cursor %s; that part starts over", kept.problem)
-        if before is None:
-            return _first_look(context, mirror, look, kept.problem, killed=killed)
-        return _compared(context, mirror, before, look, killed=killed)
-
-    return changes
-
-
-def _is_recent(before: Seen, now: datetime) -> bool:
-    """Whether the last look is too young for another; a moment ahead of now is not trusted."""
-    age = now - before.unchanged_until
-    return timedelta() <= age < timedelta(seconds=before.pages)
-
-
-def _look(adapters: Adapters) -> Look:
-    began_at = now_utc()
-    blob = adapters.governance.read().blob
+    Args:
+        tips: of governance branches, for mirrors that have one in common.
+    """
+    source = mirror.governance
+    tip, began_at = tips.ask((source.repository, source.branch), adapters.governance.tip)
+    blob = adapters.governance.blob_at(tip)
     inventory = adapters.registry.read()
     return Look(began_at, blob, inventory.fingerprint, len(inventory.repositories))
 
 
-def _first_look(
-    context: dg.SensorEvaluationContext, mirror: Mirror, look: Look, problem: str, *, killed: bool
-) -> dg.SensorResult | dg.SkipReason:
-    """Compare with the last successful run, since there is no earlier look to compare with."""
-    words = f"first look, since the cursor {problem}" if problem else "first look"
-    # Dagster ignores a run key that it knows: a count from 0 would use those of before again.
-    now = _seen(look, sequence=int(look.began_at.timestamp() * 1_000))
-    known = _last_run(context.instance, mirror)
-    if known is None and not killed:
-        context.update_cursor(write_kept(SEEN, SEEN_VERSION, now))
-        return dg.SkipReason(f"{words}: nothing to compare with")
-    before = replace(known or now, sequence=now.sequence)
-    moved = _moved(mirror, before, now)
-    if not moved and not killed:
-        context.update_cursor(write_kept(SEEN, SEEN_VERSION, now))
-        return dg.SkipReason(f"{words}: no change since the last successful run")
-    return _ask(mirror, now, moved, before.unchanged_until)
+def change_sensor(
+    mirrors: Sequence[tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]],
+) -> dg.SensorDefinition:
+    """Start a run of a mirror as soon as its governance file or its registry has changed."""
+    woken = Event()
+    watched = [MirrorLooks(mirror, adapters, Looks(woken)) for mirror, adapters, _ in mirrors]
+    tips = Shared[str](TIP_SECONDS)
+
+    @dg.sensor(
+        name=CHANGE_SENSOR,
+        jobs=[job for _, _, job in mirrors],
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Has a governance file moved, has an ECR registry changed? Then a run of that "
+        "mirror at once.",
+    )
+    def changes(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        evaluation = _Evaluation(context, watched, tips, woken)
+        evaluation.run()
+        return evaluation.result()
+
+    return changes
 
 
-def _compared(
-    context: dg.SensorEvaluationContext, mirror: Mirror, before: Seen, look: Look, *, killed: bool
-) -> dg.SensorResult | dg.SkipReason:
-    """Compare with the last look."""
-    now = _seen(look, sequence=before.sequence, asked=before.asked)
-    moved = _moved(mirror, before, now)
-    lost = before.asked if _is_lost(context.instance, before.asked) else None
-    if not moved and not lost and not killed:
-        context.update_cursor(write_kept(SEEN, SEEN_VERSION, replace(now, asked=None)))
-        return dg.SkipReason(f"no change: {look.repositories} repositories as before")
-    return _ask(mirror, now, moved, (lost or before).unchanged_until)
+class _Evaluation:
+    """One evaluation: begins looks that are due, takes their results, and stops at a change."""
+
+    def __init__(
+        self,
+        context: dg.SensorEvaluationContext,
+        watched: Sequence[MirrorLooks],
+        tips: Shared[str],
+        woken: Event,
+    ) -> None:
+        self._context = context
+        self._watched = watched
+        self._tips = tips
+        self._woken = woken
+        kept = read_parts(context.cursor)
+        self._problem = kept.problem
+        self._parts = dict(kept.value or {})
+        self._words = {each.mirror.name: _NOT_DUE for each in watched}
+        self._requests: list[dg.RunRequest] = []
+        self._moved: list[dg.AssetObservation] = []
+        self._asked_runs = self._began_one = float("-inf")
+        spacing = min(each.mirror.watch.seconds for each in watched) / (2 * len(watched))
+        self._spacing = min(SPREAD_SECONDS, spacing)
+
+    def run(self) -> None:
+        """Look until something moved, or as long as an evaluation may take."""
+        keeps_looking = _may_keep_looking(self._context.instance)
+        until = time.monotonic() + (KEEP_LOOKING_SECONDS if keeps_looking else STRAGGLER_SECONDS)
+        while True:
+            self._woken.clear()
+            more = self._begin_due()
+            self._take_results()
+            rests = not more and not any(_is_awaited(each) for each in self._watched)
+            if self._requests or (rests and not keeps_looking) or time.monotonic() >= until:
+                break
+            self._woken.wait(self._spacing if more else PASS_SECONDS)
+
+    def result(self) -> dg.SensorResult:
+        """Give what Dagster is asked to do, and keep what was seen."""
+        for each in self._watched:
+            if not each.looks.are_idle and each.looks.seconds >= OVERDUE_SECONDS:
+                self._words[each.mirror.name] = each.failed(_overdue(each.looks.began_at))
+            if each.blind:
+                words = self._words.get(each.mirror.name, "")
+                self._context.log.warning("%s: %s", each.mirror.name, words)
+        return dg.SensorResult(
+            run_requests=self._requests,
+            asset_events=self._moved,
+            # A mirror that is gone loses its part.
+            cursor=write_parts(
+                {each.mirror.name: self._parts.get(each.mirror.name) for each in self._watched}
+            ),
+            skip_reason=None if self._requests else in_words(self._words, _NO_CHANGE),
+        )
+
+    def _begin_due(self) -> bool:
+        """Begin looks, spread over time; say whether more are due."""
+        now = time.monotonic()
+        due = [each for each in self._watched if each.looks.are_idle and each.due <= now]
+        if now - self._asked_runs >= RUNS_SECONDS and (due or any(e.waits for e in self._watched)):
+            self._ask_for_runs()
+            self._asked_runs = now
+            due = [each for each in self._watched if each.looks.are_idle and each.due <= now]
+        due = sorted((each for each in due if not each.waits), key=lambda each: each.due)
+        for each in due:
+            now = time.monotonic()
+            if now - self._began_one < self._spacing:
+                return True
+            self._began_one = now
+            each.due = now + _seconds_between(each.mirror, self._seen(each).value)
+            each.looks.begin(partial(look_at, each.mirror, each.adapters, self._tips))
+        return False
+
+    def _ask_for_runs(self) -> None:
+        """Note which mirrors wait for a run; after its end they are looked at again at once."""
+        instance = self._context.instance
+        under_way = runs_in_flight(instance, [each.mirror.name for each in self._watched])
+        for each in self._watched:
+            runs = under_way.get(each.mirror.name, [])
+            ended = end_lost(instance, runs)
+            each.killed |= bool(ended)
+            waited, each.waits = each.waits, len(ended) < len(runs)
+            if each.waits:
+                self._words[each.mirror.name] = _WAITS
+            elif waited or ended:
+                each.due = time.monotonic()
+
+    def _take_results(self) -> None:
+        for each in self._watched:
+            if not each.looks.has_result:
+                continue
+            name = each.mirror.name
+            try:
+                look = each.looks.take()
+            except CatalogError as error:
+                self._words[name] = each.failed(str(error))
+                continue
+            except Exception as error:
+                self._context.log.exception("%s: the look failed", name)
+                self._words[name] = each.failed(f"unexpected {type(error).__name__}")
+                continue
+            each.failing_since = None
+            self._words[name] = self._compare(each, look)
+            each.killed = False
+
+    def _compare(self, each: MirrorLooks, look: Look) -> str:
+        """Compare with the last look, ask for a run where something moved, and say what was found.
+
+        A first look is compared with the last successful run.
+        """
+        kept = self._seen(each)
+        if problem := kept.problem:
+            self._context.log.warning(
+                "%s: the cursor %s; that part starts over", each.mirror.name, problem
+            )
+        if kept.value is None:
+            return self._first_look(each, look, problem)
+        return self._next_look(each, kept.value, look)
+
+    def _seen(self, each: MirrorLooks) -> Kept[Seen]:
+        """What was seen last of a mirror."""
+        return read_part(SEEN, SEEN_VERSION, Kept(self._parts, self._problem), each.mirror.name)
+
+    def _keep(self, each: MirrorLooks, seen: Seen) -> None:
+        self._parts[each.mirror.name] = kept_data(SEEN, SEEN_VERSION, seen)
+
+    def _first_look(self, each: MirrorLooks, look: Look, problem: str) -> str:
+        words = f"first look, since the cursor {problem}" if problem else "first look"
+        # Dagster ignores a run key that it knows: a count from 0 would use those of before again.
+        now = _seen(look, sequence=int(look.began_at.timestamp() * 1_000))
+        known = _last_run(self._context.instance, each.mirror)
+        if known is None and not each.killed:
+            self._keep(each, now)
+            return f"{words}: nothing to compare with"
+        before = replace(known or now, sequence=now.sequence)
+        moved = _moved(each.mirror, before, now)
+        if not moved and not each.killed:
+            self._keep(each, now)
+            return f"{words}: no change since the last successful run"
+        return self._ask(each, now, moved, before.unchanged_until)
+
+    def _next_look(self, each: MirrorLooks, before: Seen, look: Look) -> str:
+        now = _seen(look, sequence=before.sequence, asked=before.asked)
+        moved = _moved(each.mirror, before, now)
+        lost = before.asked if _is_lost(self._context.instance, before.asked) else None
+        if not moved and not lost and not each.killed:
+            self._keep(each, replace(now, asked=None))
+            return f"{_NO_CHANGE}: {look.repositories} repositories as before"
+        if not lost and not each.killed and self._was_read(each.mirror, now):
+            self._keep(each, replace(now, asked=None))
+            return f"{_NO_CHANGE} since the last successful run"
+        return self._ask(each, now, moved, (lost or before).unchanged_until)
+
+    def _was_read(self, mirror: Mirror, now: Seen) -> bool:
+        """Whether the last successful run, one of the schedule for instance, read the very same."""
+        known = _last_run(self._context.instance, mirror)
+        return known is not None and not _moved(mirror, known, now)
+
+    def _ask(
+        self,
+        each: MirrorLooks,
+        now: Seen,
+        moved: Sequence[dg.AssetObservation],
+        unchanged_until: datetime,
+    ) -> str:
+        """Ask for a run, and keep what was seen."""
+        sequence, name = now.sequence + 1, each.mirror.name
+        if in_flight(self._context.instance, name):
+            each.waits = True
+            return _WAITS
+        asked = Asked(
+            f"{name}/{sequence}/{now.blob[:12]}/{now.fingerprint[-12:]}",
+            # A clock that was set back leaves an earlier look ahead of this one.
+            min(unchanged_until, now.unchanged_until),
+        )
+        what = ", ".join(observed.asset_key.path[-1] for observed in moved)
+        self._requests.append(
+            dg.RunRequest(
+                job_name=sync_job_name(name),
+                run_key=asked.run_key,
+                tags={
+                    STILL_HELD_TAG: asked.unchanged_until.isoformat(),
+                    "ecr_catalog/moved": what or "nothing since a run that was lost",
+                },
+            )
+        )
+        self._moved += moved
+        self._keep(each, replace(now, sequence=sequence, asked=asked))
+        each.waits = True
+        return "a run was asked for"
+
+
+def _may_keep_looking(instance: dg.DagsterInstance) -> bool:
+    """Whether an evaluation that takes its time holds up no other sensor of the instance."""
+    settings = instance.get_sensor_settings() or {}
+    workers = settings.get("num_workers")
+    return bool(settings.get("use_threads")) and (workers is None or workers > 1)
+
+
+def _is_awaited(each: MirrorLooks) -> bool:
+    """Whether a look is under way that may still end within this evaluation."""
+    return not each.looks.are_idle and each.looks.seconds < STRAGGLER_SECONDS
+
+
+def _seconds_between(mirror: Mirror, seen: Seen | None) -> int:
+    return max(mirror.watch.seconds, seen.pages if seen else 1)
+
+
+def _overdue(began_at: datetime) -> str:
+    return (
+        f"governance and ECR were not read within {OVERDUE_SECONDS} s: the look that began at "
+        f"{began_at:%H:%M:%S} UTC goes on. Check how fast both answer."
+    )
 
 
 def _seen(look: Look, *, sequence: int, asked: Asked | None = None) -> Seen:
@@ -245,32 +406,6 @@ def _seen(look: Look, *, sequence: int, asked: Asked | None = None) -> Seen:
         unchanged_until=look.began_at,
         pages=max(1, -(-look.repositories // PAGE_SIZE)),
         asked=asked,
-    )
-
-
-def _ask(
-    mirror: Mirror, now: Seen, moved: Sequence[dg.AssetObservation], unchanged_until: datetime
-) -> dg.SensorResult:
-    """Ask for a run, and keep what was seen."""
-    sequence = now.sequence + 1
-    asked = Asked(
-        f"{mirror.name}/{sequence}/{now.blob[:12]}/{now.fingerprint[-12:]}",
-        # A clock that was set back leaves an earlier look ahead of this one.
-        min(unchanged_until, now.unchanged_until),
-    )
-    return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(
-                run_key=asked.run_key,
-                tags={
-                    STILL_HELD_TAG: asked.unchanged_until.isoformat(),
-                    "ecr_catalog/moved": ", ".join(each.asset_key.path[-1] for each in moved)
-                    or "nothing since a run that was lost",
-                },
-            )
-        ],
-        asset_events=moved,
-        cursor=write_kept(SEEN, SEEN_VERSION, replace(now, sequence=sequence, asked=asked)),
     )
 
 

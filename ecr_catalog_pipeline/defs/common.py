@@ -12,6 +12,8 @@ from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.settings import Mirror
 
 CODE_VERSION: Final = "1"
+CHANGE_SENSOR: Final = "ecr_catalog_changes"
+PARITY_WATCH: Final = "ecr_catalog_parity_watch"
 DATA_VERSION_TAG: Final = "dagster/data_version"
 FRESHNESS: Final = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(seconds=180), warn_window=timedelta(seconds=150)

@@ -1,36 +1,52 @@
 """The conditions of a mirror that Dagster's event log shows: its last runs, its last checks."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
 
-# Not exported: the status in the record of a check's evaluation.
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+# Not exported: the status in the record of a check's evaluation, and the record.
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from ecr_catalog_pipeline.core.alerts import Condition, Signal
-from ecr_catalog_pipeline.core.parity import Sources
+from ecr_catalog_pipeline.core.owners import OwnedFindings
+from ecr_catalog_pipeline.core.parity import ParityState, Sources
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.common import key_of
 from ecr_catalog_pipeline.defs.event_log import (
+    KeptBySensors,
+    Published,
     Steps,
     began_at,
     ended_runs,
     evaluated_checks,
-    read_parity,
-    read_published,
+    kept_looks,
+    kept_parity_of,
+    last_look_that_found,
+    parity_key,
+    published_key,
+    published_of,
     steps_of,
 )
-from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT
+from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG, runs_in_flight
 from ecr_catalog_pipeline.defs.kept import text_of
-from ecr_catalog_pipeline.settings import Mirror, sync_job_name
+from ecr_catalog_pipeline.defs.owners import owned_in, owned_key
+from ecr_catalog_pipeline.settings import Mirror
 
 HUNG_AFTER: Final = timedelta(seconds=100)
 QUEUED_AFTER: Final = timedelta(seconds=60)
 LOOK_BACK: Final = 30
+READ_AGAIN: Final = timedelta(seconds=60)
+"""After which the event log is read again, whether or not any run says that something happened."""
+MANY_RUNS: Final = 200
+CLOCKS_DIFFER: Final = timedelta(seconds=10)
+"""How much the clock of who wrote a run may be behind."""
 UI_VARIABLE: Final = "ECR_CATALOG_UI_URL"
 DEFAULT_UI: Final = "http://127.0.0.1:3000"
 
@@ -67,38 +83,140 @@ class Known:
     """What is known without asking anyone outside.
 
     Attributes:
-        published_digest: of the content that the last run left published; None before the first.
-        published_at: when that was, if the last run published it.
+        published: what the last run left published.
         verified_at: when a run last verified parity.
         sources: what the last successful run compared; None before the first.
+        looked_at: when the last look of the change sensor began that found these sources.
         unseen: signals of sources that the last run did not get to read.
+        owned: the findings of each owner, where the mirror tells owners.
         link: into the Dagster UI.
     """
 
     conditions: Mapping[Signal, Condition]
-    published_digest: str | None
-    published_at: datetime | None
+    published: Published
     verified_at: datetime | None
     sources: Sources | None
+    looked_at: datetime | None
+    owned: OwnedFindings | None
     link: str
     unseen: frozenset[Signal]
 
 
-def read_conditions(instance: dg.DagsterInstance, mirror: Mirror, now: datetime) -> Known:
-    """Read the last runs, the last checks and the last publication of a mirror."""
-    found, unseen = _conditions(instance, mirror, now)
-    # Of two that are alike, the first is the cause.
-    conditions = {each.signal: each for each in reversed(found)}
-    published, state = read_published(instance, mirror), read_parity(instance, mirror)
-    return Known(
-        conditions=conditions,
-        published_digest=published.digest or None,
-        published_at=published.at,
-        verified_at=state.verified_at,
-        sources=state.sources,
-        link=link_of(mirror),
-        unseen=unseen,
+class KnownOf:
+    """What is known of mirrors, read again where something may have happened since."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[datetime, Known]] = {}
+
+    def read(
+        self, instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+    ) -> dict[str, Known | Exception]:
+        """Give what is known of mirrors, by name, as `read_known` does."""
+        known: dict[str, Known | Exception] = {}
+        try:
+            happened = self._happened(instance, mirrors, now)
+            looks = kept_looks(instance)
+            for mirror in mirrors:
+                if mirror.name not in happened:
+                    known[mirror.name] = _with_look(self._read[mirror.name][1], looks, mirror, now)
+        except Exception:  # noqa: BLE001 - then all is read again, and says why it cannot be
+            known = {}
+        again = [mirror for mirror in mirrors if mirror.name not in known]
+        for name, each in read_known(instance, again, now).items() if again else ():
+            known[name] = each
+            self._read.pop(name, None)
+            if isinstance(each, Known) and not each.conditions:
+                self._read[name] = now, each
+        return known
+
+    def _happened(
+        self, instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+    ) -> set[str]:
+        """The mirrors of which something may have changed since they were read.
+
+        A run that names no mirror may have computed any asset. What no run wrote is read in time.
+        """
+        names = [mirror.name for mirror in mirrors]
+        read_at = {name: self._read[name][0] for name in names if name in self._read}
+        fresh = {name for name, at in read_at.items() if timedelta() <= now - at < READ_AGAIN}
+        if not fresh:
+            return set(names)
+        since = min(read_at[name] for name in fresh) - CLOCKS_DIFFER
+        updated = instance.get_run_records(dg.RunsFilter(updated_after=since), limit=MANY_RUNS)
+        if len(updated) == MANY_RUNS:
+            return set(names)
+        changed: set[str] = set(runs_in_flight(instance, names))
+        for record in updated:
+            run = record.dagster_run
+            mirror = run.tags.get(MIRROR_TAG)
+            concerned = set(names) if mirror is None else {mirror}
+            changed |= {
+                name
+                for name in concerned & fresh
+                if record.update_timestamp > read_at[name] - CLOCKS_DIFFER
+            }
+        return changed | (set(names) - fresh)
+
+
+def read_known(
+    instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+) -> dict[str, Known | Exception]:
+    """Read the last runs, the last checks and the last publication of mirrors, by name.
+
+    A few queries serve all of them. Where that fails, each one is read by itself, and the error of
+    one that cannot be stands in its place.
+    """
+    try:
+        return _read_known(instance, mirrors, now)
+    except Exception as error:  # noqa: BLE001 - a watch that raises sends no alert
+        if len(mirrors) == 1:
+            return {mirrors[0].name: error}
+    alone = (read_known(instance, [mirror], now) for mirror in mirrors)
+    return {name: known for each in alone for name, known in each.items()}
+
+
+def _read_known(
+    instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+) -> dict[str, Known | Exception]:
+    in_flight = runs_in_flight(instance, [mirror.name for mirror in mirrors])
+    latest = instance.event_log_storage.get_latest_materialization_events(
+        [key for mirror in mirrors for key in (published_key(mirror), parity_key(mirror))]
     )
+    evaluated = evaluated_checks(
+        instance,
+        [key for mirror in mirrors for key in (*_alerting_checks(mirror), owned_key(mirror))],
+    )
+    looks = kept_looks(instance)
+    known: dict[str, Known | Exception] = {}
+    for mirror in mirrors:
+        of_mirror = {key: evaluated[key] for key in _alerting_checks(mirror) if key in evaluated}
+        # What is planned, queued or under way changes nothing: the last run that ended counts.
+        ended, unseen = _ended(instance, mirror, now)
+        found = [
+            *_in_flight(in_flight.get(mirror.name, []), now),
+            *_failed_checks(mirror, of_mirror),
+            *ended,
+        ]
+        state = kept_parity_of(latest.get(parity_key(mirror))).value or ParityState()
+        each = Known(
+            # Of two that are alike, the first is the cause.
+            conditions={each.signal: each for each in reversed(found)},
+            published=published_of(latest.get(published_key(mirror))),
+            verified_at=state.verified_at,
+            sources=state.sources,
+            looked_at=None,
+            owned=owned_in(evaluated.get(owned_key(mirror))),
+            link=link_of(mirror),
+            unseen=unseen,
+        )
+        known[mirror.name] = _with_look(each, looks, mirror, now)
+    return known
+
+
+def _with_look(known: Known, looks: KeptBySensors, mirror: Mirror, now: datetime) -> Known:
+    if known.sources is None:
+        return known
+    return replace(known, looked_at=last_look_that_found(looks, mirror, known.sources, now))
 
 
 def link_of(mirror: Mirror) -> str:
@@ -111,17 +229,14 @@ def ui_link(path: str) -> str:
     return f"{os.environ.get(UI_VARIABLE, DEFAULT_UI).rstrip('/')}/{path}"
 
 
-def _conditions(
+def _ended(
     instance: dg.DagsterInstance, mirror: Mirror, now: datetime
 ) -> tuple[list[Condition], frozenset[Signal]]:
-    """Find what is wrong, and the signals that the last run has not looked at."""
-    job = sync_job_name(mirror.name)
-    in_flight = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT))
-    # What is planned, queued or under way changes nothing: the last run that ended counts.
-    found = [*_in_flight(in_flight, now), *_failed_checks(instance, mirror)]
+    """Say why the last run that ended failed, and the signals that it has not looked at."""
+    last = ended_runs(instance, mirror, 1)
+    if not last or last[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
+        return [], frozenset()
     ended = ended_runs(instance, mirror, LOOK_BACK)
-    if not ended or ended[0].dagster_run.status is dg.DagsterRunStatus.SUCCESS:
-        return found, frozenset()
     since = now
     for record in ended:
         if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
@@ -131,7 +246,7 @@ def _conditions(
     steps = steps_of(instance, run_id)
     known = {*steps.succeeded, *(step.asset for step in steps.failed)}
     unseen = frozenset(_READ_BY[step] for step in _READ_BY.keys() - known)
-    return [*found, *_failed(steps, run_id, since)], unseen
+    return list(_failed(steps, run_id, since)), unseen
 
 
 def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condition]:
@@ -184,17 +299,19 @@ def _hung(run_id: str, since: datetime) -> Condition:
     )
 
 
-def _failed_checks(instance: dg.DagsterInstance, mirror: Mirror) -> Iterator[Condition]:
+def _failed_checks(
+    mirror: Mirror, evaluated: Mapping[dg.AssetCheckKey, AssetCheckExecutionRecord]
+) -> Iterator[Condition]:
     failed = []
-    for key, record in evaluated_checks(instance, _alerting_checks(mirror)).items():
+    for key, record in evaluated.items():
         evaluation = record.evaluation
         if record.status is not AssetCheckExecutionRecordStatus.FAILED or evaluation is None:
             continue
         if evaluation.severity is not dg.AssetCheckSeverity.ERROR:
             continue
         # The row is as old as its plan.
-        evaluated = record.event.timestamp if record.event else record.create_timestamp
-        at = datetime.fromtimestamp(evaluated, UTC)
+        timestamp = record.event.timestamp if record.event else record.create_timestamp
+        at = datetime.fromtimestamp(timestamp, UTC)
         description = evaluation.description or ""
         if key.name == checks.REMOVAL_GUARD:
             yield Condition(

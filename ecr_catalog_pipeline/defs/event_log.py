@@ -26,13 +26,13 @@ from pydantic import TypeAdapter, ValidationError
 from ecr_catalog_pipeline.core.last_publication import LastPublication
 from ecr_catalog_pipeline.core.parity import ParityState, Pause, Sources, Why
 from ecr_catalog_pipeline.core.retention import Rotation, packed, unpacked
-from ecr_catalog_pipeline.defs.common import DATA_VERSION_TAG, key_of
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, DATA_VERSION_TAG, PARITY_WATCH, key_of
 from ecr_catalog_pipeline.defs.kept import (
     FIRST_VERSION,
     Kept,
     moment_of,
-    read_kept,
     read_kept_data,
+    read_parts,
     text_of,
     write_kept,
 )
@@ -97,11 +97,19 @@ class Published:
         }
 
 
+def published_key(mirror: Mirror) -> dg.AssetKey:
+    """The asset that says what is published."""
+    return key_of(mirror, "published_entity")
+
+
+def parity_key(mirror: Mirror) -> dg.AssetKey:
+    """The asset that says what was measured."""
+    return key_of(mirror, "backstage_parity")
+
+
 def read_published(instance: dg.DagsterInstance, mirror: Mirror) -> Published:
     """Read what the last run left published."""
-    return published_of(
-        instance.get_latest_materialization_event(key_of(mirror, "published_entity"))
-    )
+    return published_of(instance.get_latest_materialization_event(published_key(mirror)))
 
 
 def published_of(event: dg.EventLogEntry | None) -> Published:
@@ -170,8 +178,7 @@ def _still_held_at(tags: Mapping[str, str]) -> datetime | None:
 
 def read_kept_parity(instance: dg.DagsterInstance, mirror: Mirror) -> Kept[ParityState]:
     """Read what the last run measured, and what of that cannot be read."""
-    event = instance.get_latest_materialization_event(key_of(mirror, "backstage_parity"))
-    return kept_parity_of(event)
+    return kept_parity_of(instance.get_latest_materialization_event(parity_key(mirror)))
 
 
 def kept_parity_of(event: dg.EventLogEntry | None) -> Kept[ParityState]:
@@ -336,27 +343,40 @@ class _Look:
 
 _LOOK: Final = TypeAdapter(_Look)
 
+KeptBySensors = Sequence[Mapping[str, object]]
+"""What sensors of one name keep, by mirror: one of each code location."""
+
+
+def kept_looks(instance: dg.DagsterInstance) -> KeptBySensors:
+    """Read what the change sensor keeps of its last look at each mirror.
+
+    The cursor alone says so: an observation of every look would fill the event log.
+    """
+    return _kept_by(instance, CHANGE_SENSOR)
+
+
+def _kept_by(instance: dg.DagsterInstance, sensor: str) -> KeptBySensors:
+    if instance.schedule_storage is None:  # an instance that ends with its run has no sensors
+        return []
+    return [
+        read_parts(state.instigator_data.cursor).value or {}
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        if state.name == sensor and isinstance(state.instigator_data, SensorInstigatorData)
+    ]
+
 
 def last_look_that_found(
-    instance: dg.DagsterInstance, mirror: Mirror, sources: Sources, now: datetime
+    looks: KeptBySensors, mirror: Mirror, sources: Sources, now: datetime
 ) -> datetime | None:
     """Find when the last look began that saw the sources of a run; None when none is known.
 
-    The cursor alone says so: an observation of every look would fill the event log. A sensor of
-    that name in another code location counts only if it saw the very same.
+    A mirror of that name in another code location counts only if it saw the very same.
     """
-    if instance.schedule_storage is None:  # an instance that ends with its run has no sensors
-        return None
-    looks = (
-        read_kept(_LOOK, FIRST_VERSION, state.instigator_data.cursor).value
-        for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-        if state.name == f"{mirror.name}_changes"
-        and isinstance(state.instigator_data, SensorInstigatorData)
-    )
+    found = (read_kept_data(_LOOK, FIRST_VERSION, each.get(mirror.name)).value for each in looks)
     return max(
         (
             look.unchanged_until
-            for look in looks
+            for look in found
             if look
             and (look.blob, look.fingerprint) == (sources.blob, sources.fingerprint)
             and look.unchanged_until <= now
@@ -376,19 +396,14 @@ class _Verified:
 
 
 _VERIFIED: Final = TypeAdapter(_Verified)
-_WATCH: Final = "_parity_watch"
 
 
 def verified_by_watch(instance: dg.DagsterInstance) -> dict[str, datetime]:
     """Read when parity was last verified as far as the parity watch knows, by the mirror's name."""
-    if instance.schedule_storage is None:  # an instance that ends with its run has no sensors
-        return {}
     found: dict[str, datetime] = {}
-    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        data, mirror = state.instigator_data, state.name.removesuffix(_WATCH)
-        if mirror == state.name or not isinstance(data, SensorInstigatorData):
-            continue
-        kept = read_kept(_VERIFIED, FIRST_VERSION, data.cursor).value
-        if kept and kept.verified_at:
-            found[mirror] = max(kept.verified_at, found.get(mirror, kept.verified_at))
+    for parts in _kept_by(instance, PARITY_WATCH):
+        for mirror, part in parts.items():
+            kept = read_kept_data(_VERIFIED, FIRST_VERSION, part).value
+            if kept and kept.verified_at:
+                found[mirror] = max(kept.verified_at, found.get(mirror, kept.verified_at))
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,7 +83,7 @@ def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Sched
 
     @dg.schedule(
         name=f"{mirror.name}_every_2_minutes",
-        cron_schedule="*/2 * * * *",
+        cron_schedule=_every_2_minutes(mirror.name),
         job=job,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Keeps the time to parity even when no sensor sees a change.",
@@ -97,9 +99,27 @@ def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Sched
     return every_2_minutes
 
 
+def _every_2_minutes(mirror: str) -> str:
+    """Half of the mirrors run at even minutes, half at odd ones, always the same ones."""
+    return ("*/2 * * * *", "1-59/2 * * * *")[zlib.crc32(mirror.encode()) % 2]
+
+
 def in_flight(instance: dg.DagsterInstance, mirror: str) -> bool:
     """Whether a run of the mirror's job is queued or under way."""
-    return bool(instance.get_run_records(_in_flight(mirror), limit=1))
+    return mirror in runs_in_flight(instance, [mirror])
+
+
+def runs_in_flight(
+    instance: dg.DagsterInstance, mirrors: Sequence[str]
+) -> dict[str, list[dg.RunRecord]]:
+    """Give the runs that are queued or under way, by their mirror, in one query."""
+    asked = dg.RunsFilter(tags={MIRROR_TAG: list(mirrors)}, statuses=IN_FLIGHT)
+    found: defaultdict[str, list[dg.RunRecord]] = defaultdict(list)
+    for record in instance.get_run_records(asked):
+        mirror = record.dagster_run.tags[MIRROR_TAG]
+        if record.dagster_run.job_name == sync_job_name(mirror):
+            found[mirror].append(record)
+    return dict(found)
 
 
 def end_lost_runs(instance: dg.DagsterInstance, mirror: str) -> bool:
@@ -107,19 +127,13 @@ def end_lost_runs(instance: dg.DagsterInstance, mirror: str) -> bool:
 
     Dagster itself waits for the longest time that a run may take.
     """
-    lost = [
-        record.dagster_run
-        for record in instance.get_run_records(_in_flight(mirror))
-        if _is_lost(record.dagster_run)
-    ]
-    ended = [_end(instance, run.run_id) for run in lost]
-    return any(ended)
+    return bool(end_lost(instance, runs_in_flight(instance, [mirror]).get(mirror, [])))
 
 
-def _in_flight(mirror: str) -> dg.RunsFilter:
-    return dg.RunsFilter(
-        job_name=sync_job_name(mirror), tags={MIRROR_TAG: mirror}, statuses=IN_FLIGHT
-    )
+def end_lost(instance: dg.DagsterInstance, records: Iterable[dg.RunRecord]) -> set[str]:
+    """End those of some runs whose process is gone; give the ids of those that were ended."""
+    lost = [record.dagster_run.run_id for record in records if _is_lost(record.dagster_run)]
+    return {run_id for run_id in lost if _end(instance, run_id)}
 
 
 def _is_lost(run: dg.DagsterRun) -> bool:

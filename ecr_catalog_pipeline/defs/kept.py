@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +18,11 @@ VERSION_KEY: Final = "version"
 FIRST_VERSION: Final = 1
 """Of what carries no version."""
 
+PARTS_VERSION: Final = 1
+"""Of the text that holds a part for each mirror."""
+
+_PARTS: Final = "mirrors"
+_PARTS_TYPE: Final = TypeAdapter(dict[Literal["mirrors"], dict[str, Any]])
 _FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 
@@ -36,7 +41,12 @@ class Kept(Generic[T]):
 
 def write_kept(adapter: TypeAdapter[T], version: int, value: T) -> str:
     """Write the fields of a value as JSON, with the version of their format."""
-    return json.dumps({VERSION_KEY: version, **adapter.dump_python(value, mode="json")})
+    return json.dumps(kept_data(adapter, version, value))
+
+
+def kept_data(adapter: TypeAdapter[T], version: int, value: T) -> dict[str, Any]:
+    """Give what `write_kept` writes, before it is JSON."""
+    return {VERSION_KEY: version, **adapter.dump_python(value, mode="json")}
 
 
 def read_kept(adapter: TypeAdapter[T], version: int, text: str | None) -> Kept[T]:
@@ -65,6 +75,32 @@ def read_kept_data(adapter: TypeAdapter[T], version: int, data: object) -> Kept[
     if found > version:
         return Kept(problem=f"was written by a newer version of us (format {found}, not {version})")
     return _compatible(adapter, {key: data[key] for key in data if key != VERSION_KEY})
+
+
+def write_parts(parts: Mapping[str, object]) -> str:
+    """Write the kept states of several mirrors as one JSON text.
+
+    Args:
+        parts: by the mirror's name: a state as `kept_data` gives it, or as it was read; None of a
+            mirror without one.
+    """
+    kept = {name: part for name, part in parts.items() if part is not None}
+    return json.dumps({VERSION_KEY: PARTS_VERSION, _PARTS: kept})
+
+
+def read_parts(text: str | None) -> Kept[dict[str, object]]:
+    """Read what `write_parts` wrote; never raises."""
+    kept = read_kept(_PARTS_TYPE, PARTS_VERSION, text)
+    return Kept(kept.value[_PARTS] if kept.value else None, kept.problem)
+
+
+def read_part(
+    adapter: TypeAdapter[T], version: int, parts: Kept[dict[str, object]], name: str
+) -> Kept[T]:
+    """Read the state of one mirror; what is wrong with the whole is wrong with it, too."""
+    if parts.value is None or parts.value.get(name) is None:
+        return Kept(problem=parts.problem)
+    return read_kept_data(adapter, version, parts.value[name])
 
 
 def text_of(metadata: Mapping[str, Any], name: str) -> str | None:

@@ -95,7 +95,7 @@ def mirror_files_watch(
             file = before.refused.get(name, RefusedFile())
             raised = advance(file.raised, _refused(loaded, name, now), now)
             raised, told_now = send_due(
-                context, notifier, name, raised, _watched_in_words(loaded, name)
+                context.log, notifier, name, raised, _watched_in_words(loaded, name)
             )
             sent += told_now
             shown = ""

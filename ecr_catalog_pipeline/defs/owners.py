@@ -1,10 +1,14 @@
 """Findings reach their owners: the check that looks owners up, and the notices of the watch."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
+
+# Not exported: the record of a check's evaluation.
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline.adapters.backstage import BackstageCatalog
@@ -24,7 +28,6 @@ from ecr_catalog_pipeline.core.owners import (
 from ecr_catalog_pipeline.core.text import shortened
 from ecr_catalog_pipeline.defs import tables
 from ecr_catalog_pipeline.defs.common import key_of
-from ecr_catalog_pipeline.defs.event_log import evaluated_checks
 from ecr_catalog_pipeline.mirroring import PlannedRegistry
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.wiring import Adapters
@@ -90,16 +93,19 @@ def _result(
 
 
 def tell_owners(
-    context: dg.SensorEvaluationContext,
+    log: logging.Logger,
     mirror: Mirror,
     backstage: BackstageCatalog,
+    now: OwnedFindings | None,
     told: Mapping[str, Told],
 ) -> dict[str, Told]:
     """Send the notices that are due, and give what owners were told after that.
 
     What does not arrive stays due: it is never a failure of the watch.
+
+    Args:
+        now: the findings of the last run that looked; None when none did.
     """
-    now = _read_owned(context.instance, mirror)
     if now is None:
         return dict(told)
     identity = mirror.identity
@@ -110,14 +116,17 @@ def tell_owners(
     for notice in due_notices(after, now, mirror=mirror.name, link=link):
         if time.monotonic() > deadline:
             break
-        (arrived if _arrives(context, backstage, notice) else failed).add(notice.key)
+        (arrived if _arrives(log, backstage, notice) else failed).add(notice.key)
     return after_notices(after, arrived, failed)
 
 
-def _read_owned(instance: dg.DagsterInstance, mirror: Mirror) -> OwnedFindings | None:
-    """Read the findings of the last run that looked; None when none did, or they are unreadable."""
-    key = dg.AssetCheckKey(key_of(mirror, "reconciled_registry"), OWNERS_KNOWN)
-    record = evaluated_checks(instance, [key]).get(key)
+def owned_key(mirror: Mirror) -> dg.AssetCheckKey:
+    """The check that keeps the findings of each owner."""
+    return dg.AssetCheckKey(key_of(mirror, "reconciled_registry"), OWNERS_KNOWN)
+
+
+def owned_in(record: AssetCheckExecutionRecord | None) -> OwnedFindings | None:
+    """Read the findings that an evaluation keeps; None when there was none, or unreadable ones."""
     evaluation = record.evaluation if record else None
     if evaluation is None:
         return None
@@ -127,13 +136,11 @@ def _read_owned(instance: dg.DagsterInstance, mirror: Mirror) -> OwnedFindings |
         return None
 
 
-def _arrives(
-    context: dg.SensorEvaluationContext, backstage: BackstageCatalog, notice: Notice
-) -> bool:
+def _arrives(log: logging.Logger, backstage: BackstageCatalog, notice: Notice) -> bool:
     try:
         backstage.notify(notice)
     except BackstageUnavailable as error:
-        context.log.warning(
+        log.warning(
             "%s was not told of %r, tried again at the next look: %s",
             *(notice.owner, notice.title, error),
         )

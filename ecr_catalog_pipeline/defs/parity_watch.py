@@ -1,12 +1,16 @@
 """The parity watch: sends alerts when something begins to be wrong, and when it ends.
 
-Each evaluation asks, leaves the decision to `core.alerts`, and keeps what it knows in its cursor.
+Each evaluation asks about all mirrors, leaves the decisions to `core.alerts`, and keeps what it
+knows in its cursor. A mirror whose Backstage or whose receivers take long delays no other.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from threading import Event
 from typing import Final
 
 import dagster as dg
@@ -26,10 +30,17 @@ from ecr_catalog_pipeline.core.owners import Told
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.alerting import send_due
-from ecr_catalog_pipeline.defs.common import key_of
-from ecr_catalog_pipeline.defs.conditions import Known, link_of, read_conditions
-from ecr_catalog_pipeline.defs.event_log import last_look_that_found, read_published
-from ecr_catalog_pipeline.defs.kept import read_kept, write_kept
+from ecr_catalog_pipeline.defs.common import PARITY_WATCH
+from ecr_catalog_pipeline.defs.conditions import Known, KnownOf, link_of
+from ecr_catalog_pipeline.defs.event_log import Published, published_key
+from ecr_catalog_pipeline.defs.kept import (
+    Kept,
+    kept_data,
+    read_part,
+    read_parts,
+    write_parts,
+)
+from ecr_catalog_pipeline.defs.looks import Looks, in_words
 from ecr_catalog_pipeline.defs.outside import ABSENT, served_observation
 from ecr_catalog_pipeline.defs.owners import tell_owners
 from ecr_catalog_pipeline.mirroring import now_utc
@@ -40,6 +51,8 @@ from ecr_catalog_pipeline.wiring import Adapters
 WATCH_SECONDS: Final = 9
 AGE_EVERY: Final = timedelta(minutes=2)
 """How often the age of an entity that no run renews is written to the event log."""
+STRAGGLER_SECONDS: Final = 3
+"""How long a tick waits for its looks; one that takes longer is taken by a later tick."""
 VISIBLE_GRACE: Final = timedelta(seconds=25)
 """How long Backstage may serve an older version after a publication before that is a condition."""
 
@@ -66,70 +79,184 @@ class Watched:
 
 _WATCHED: Final = TypeAdapter(Watched)
 WATCHED_VERSION: Final = 1
+ALL_IS_WELL: Final = "all is well"
+_SLOW: Final = "the look goes on"
 _OF_BACKSTAGE: Final = frozenset({Signal.BACKSTAGE_UNREACHABLE, Signal.BACKSTAGE_DIFFERS})
 
 
-def parity_watch(
-    mirror: Mirror, adapters: Adapters, *, settings_refused: bool = False
-) -> dg.SensorDefinition:
-    """Tell people when something begins to be wrong, and when it ends.
+@dataclass(frozen=True, slots=True)
+class ToWatch:
+    """A mirror that is watched.
 
-    Args:
+    Attributes:
         settings_refused: the mirror gets no runs, and a separate alert says so.
     """
 
+    mirror: Mirror
+    adapters: Adapters
+    settings_refused: bool = False
+
+
+def parity_watch(to_watch: Sequence[ToWatch]) -> dg.SensorDefinition:
+    """Tell people when something begins to be wrong with a mirror, and when it ends."""
+    woken = Event()
+    looks = {each.mirror.name: Looks[_Look](woken) for each in to_watch}
+    known_of = KnownOf()
+
     @dg.sensor(
-        name=f"{mirror.name}_parity_watch",
+        name=PARITY_WATCH,
         minimum_interval_seconds=WATCH_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="One alert when something begins to be wrong, one when it ends: failed or "
         "hung runs, refused governance, failed inventory, held plans, failed checks, Backstage.",
     )
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        now = now_utc()
-        kept = read_kept(_WATCHED, WATCHED_VERSION, context.cursor)
-        if kept.problem:
-            context.log.warning("the cursor %s: that part starts over", kept.problem)
-        before = _trusted(kept.value or Watched(), now)
-        seen = _see(context, mirror, adapters.backstage, before, now)
-        conditions, unseen = dict(seen.conditions), set(seen.unseen)
-        if settings_refused:
-            unseen.add(Signal.PARITY_STALE)
-        elif Signal.PARITY_STALE not in unseen:
-            conditions.update(_stale(mirror, seen.after, now))
-        raised = advance(before.raised, conditions, now, unseen)
-        told = _told(context, mirror, adapters.backstage, before, seen)
-        last_good = _last_good(seen.after.verified_at)
-        raised, sent = send_due(context, adapters.notifier, mirror.name, raised, last_good)
-        heard = adapters.notifier.is_heard
-        problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
-        return dg.SensorResult(
-            asset_events=seen.events,
-            cursor=write_kept(
-                _WATCHED, WATCHED_VERSION, replace(seen.after, raised=raised, told=told)
-            ),
-            skip_reason=_words(raised, sent, heard=heard) + problem,
-        )
+        tick = _Tick(context, looks, known_of)
+        # A look that took longer than the tick that began it.
+        tick.take()
+        tick.begin([each for each in to_watch if looks[each.mirror.name].are_idle])
+        _wait(looks.values(), woken)
+        tick.take()
+        return tick.result()
 
     return watch
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look at one mirror came to.
+
+    Attributes:
+        after: what is kept of it.
+        words: what the tick says of it in the UI.
+        said: for the log of the tick.
+    """
+
+    after: Watched
+    events: Sequence[dg.AssetObservation | dg.AssetCheckEvaluation]
+    words: str
+    said: Sequence[logging.LogRecord]
+
+
+class _Tick:
+    """One evaluation: a look at each mirror, in a thread of its own."""
+
+    def __init__(
+        self,
+        context: dg.SensorEvaluationContext,
+        looks: Mapping[str, Looks[_Look]],
+        known_of: KnownOf,
+    ) -> None:
+        self._context = context
+        self._known_of = known_of
+        self._looks = looks
+        kept = read_parts(context.cursor)
+        self._problem = kept.problem
+        self._parts = dict(kept.value or {})
+        self._events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = []
+        self._words = dict.fromkeys(looks, _SLOW)
+
+    def begin(self, to_watch: Sequence[ToWatch]) -> None:
+        """Read what Dagster knows, and begin a look at each mirror."""
+        now = now_utc()
+        mirrors = [each.mirror for each in to_watch]
+        known = self._known_of.read(self._context.instance, mirrors, now)
+        for each in to_watch:
+            name = each.mirror.name
+            parts = Kept(self._parts, self._problem)
+            kept = read_part(_WATCHED, WATCHED_VERSION, parts, name)
+            self._looks[name].begin(partial(_look_at, each, known[name], kept, now))
+
+    def take(self) -> None:
+        """Take the looks that have ended; what is known of the others stays."""
+        for name, looks in self._looks.items():
+            if not looks.has_result:
+                continue
+            try:
+                look = looks.take()
+            except Exception as error:
+                self._context.log.exception("%s: the parity watch failed", name)
+                self._words[name] = f"unexpected {type(error).__name__}"
+                continue
+            for record in look.said:
+                self._context.log.handle(record)
+            self._parts[name] = kept_data(_WATCHED, WATCHED_VERSION, look.after)
+            self._events += look.events
+            self._words[name] = look.words
+
+    def result(self) -> dg.SensorResult:
+        """Give what is to be written down, and keep what is known."""
+        return dg.SensorResult(
+            asset_events=self._events,
+            # A mirror that is gone loses its part.
+            cursor=write_parts({name: self._parts.get(name) for name in self._looks}),
+            skip_reason=in_words(self._words, ALL_IS_WELL),
+        )
+
+
+def _wait(looks: Collection[Looks[_Look]], woken: Event) -> None:
+    """Wait until all looks have ended, but not for one that takes long."""
+    until = time.monotonic() + STRAGGLER_SECONDS
+    while any(not (each.are_idle or each.has_result) for each in looks):
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        woken.wait(left)
+        woken.clear()
+
+
+class _Said(logging.Handler):
+    """Keeps what is said in a thread that may outlive its tick."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def _look_at(each: ToWatch, known: Known | Exception, kept: Kept[Watched], now: datetime) -> _Look:
+    """Judge one mirror, and send the alerts that are due."""
+    mirror, notifier = each.mirror, each.adapters.notifier
+    log = logging.Logger(PARITY_WATCH)  # noqa: LOG001 - for this look alone
+    said = _Said()
+    log.addHandler(said)
+    if kept.problem:
+        log.warning("%s: the cursor %s: that part starts over", mirror.name, kept.problem)
+    before = _trusted(kept.value or Watched(), now)
+    seen = _see(log, each, known, before, now)
+    conditions, unseen = dict(seen.conditions), set(seen.unseen)
+    if each.settings_refused:
+        unseen.add(Signal.PARITY_STALE)
+    elif Signal.PARITY_STALE not in unseen:
+        conditions.update(_stale(mirror, seen.after, now))
+    raised = advance(before.raised, conditions, now, unseen)
+    told = _told(log, each, known, before, seen)
+    last_good = _last_good(seen.after.verified_at)
+    raised, sent = send_due(log, notifier, mirror.name, raised, last_good)
+    problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
+    return _Look(
+        replace(seen.after, raised=raised, told=told),
+        seen.events,
+        _words(raised, sent, heard=notifier.is_heard) + problem,
+        said.records,
+    )
+
+
 def _told(
-    context: dg.SensorEvaluationContext,
-    mirror: Mirror,
-    backstage: BackstageCatalog | None,
-    before: Watched,
-    seen: "_Seen",
+    log: logging.Logger, each: ToWatch, known: Known | Exception, before: Watched, seen: "_Seen"
 ) -> Mapping[str, Told]:
     """Tell owners of their findings, where the mirror asks for it and Backstage answers."""
+    mirror, backstage = each.mirror, each.adapters.backstage
     if backstage is None or not mirror.notify.backstage:
         return {}
-    if Signal.BACKSTAGE_UNREACHABLE in seen.conditions:
+    if isinstance(known, Exception) or Signal.BACKSTAGE_UNREACHABLE in seen.conditions:
         return before.told
     try:
-        return tell_owners(context, mirror, backstage, before.told)
+        return tell_owners(log, mirror, backstage, known.owned, before.told)
     except Exception:  # what owners are told must not stop an alert
-        context.log.exception("owners were not told of their findings")
+        log.exception("%s: owners were not told of their findings", mirror.name)
         return before.told
 
 
@@ -149,42 +276,37 @@ class _Seen:
 
 
 def _see(
-    context: dg.SensorEvaluationContext,
-    mirror: Mirror,
-    backstage: BackstageCatalog | None,
-    before: Watched,
-    now: datetime,
+    log: logging.Logger, each: ToWatch, known: Known | Exception, before: Watched, now: datetime
 ) -> _Seen:
-    """Ask the event log and Backstage; whatever goes wrong with that is a condition, too.
+    """Ask Backstage; whatever goes wrong with that or the event log is a condition, too.
 
     A signal that cannot be judged because of a defect of ours keeps its state; the rest goes on.
     """
-    failed = partial(_watch_failed, context, mirror, before, now)
+    mirror = each.mirror
+    failed = partial(_watch_failed, log, mirror, before, now)
     after = replace(before, watched_since=before.watched_since or now)
-    try:
-        known = read_conditions(context.instance, mirror, now)
-    except Exception as error:  # noqa: BLE001 - a watch that raises sends no alert
-        condition = failed(what="the event log", error=error)
+    if isinstance(known, Exception):
+        condition = failed(what="the event log", error=known)
         return _Seen({condition.signal: condition}, frozenset(Signal), [], after)
     conditions = dict(known.conditions)
     unseen = known.unseen
     events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = []
     try:
-        look = _look(mirror, backstage, known, before, now)
-        conditions.update(look.conditions)
-        events.extend(look.events)
-        unseen |= look.unseen
-        verified = _verified_at(context.instance, mirror, known, look, now)
+        served = _ask(mirror, each.adapters.backstage, known, before, now)
+        conditions.update(served.conditions)
+        events.extend(served.events)
+        unseen |= served.unseen
+        verified = _verified_at(known, served, now)
         after = replace(
             after,
-            served=look.served,
+            served=served.served,
             verified_at=max(filter(None, (before.verified_at, verified)), default=None),
         )
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - a watch that raises sends no alert
         conditions[Signal.WATCH_FAILED] = failed(what="what Backstage serves", error=error)
         unseen |= _OF_BACKSTAGE | {Signal.PARITY_STALE}
     try:
-        after, evaluations = _kept(context.instance, mirror, conditions, after, now)
+        after, evaluations = _kept(known.published, mirror, conditions, after, now)
         events.extend(evaluations)
     except Exception as error:  # noqa: BLE001 - as above
         conditions[Signal.WATCH_FAILED] = failed(what="the last known good entity", error=error)
@@ -192,7 +314,7 @@ def _see(
 
 
 def _watch_failed(
-    context: dg.SensorEvaluationContext,
+    log: logging.Logger,
     mirror: Mirror,
     before: Watched,
     now: datetime,
@@ -200,13 +322,13 @@ def _watch_failed(
     what: str,
     error: Exception,
 ) -> Condition:
-    context.log.error("the parity watch failed on %s", what, exc_info=error)
+    log.error("%s: the parity watch failed on %s", mirror.name, what, exc_info=error)
     # The words of an unexpected error may hold anything: they stay in the log.
     return Condition(
         Signal.WATCH_FAILED,
         _since(before, Signal.WATCH_FAILED, now),
         f"the parity watch cannot judge {what}: unexpected {type(error).__name__}",
-        f"Read the log of the sensor {mirror.name}_parity_watch in the Dagster UI, and report it.",
+        f"Read the log of the sensor {PARITY_WATCH} in the Dagster UI, and report it.",
         link_of(mirror),
     )
 
@@ -225,9 +347,7 @@ def _past(moment: datetime | None, now: datetime) -> datetime | None:
     return moment if moment and moment <= now else None
 
 
-def _verified_at(
-    instance: dg.DagsterInstance, mirror: Mirror, known: Known, look: "_Look", now: datetime
-) -> datetime | None:
+def _verified_at(known: Known, look: "_Served", now: datetime) -> datetime | None:
     """When parity was last verified, as far as this look and the last run know.
 
     A look at Backstage alone verifies nothing: the sources may have changed since the last run.
@@ -236,13 +356,13 @@ def _verified_at(
     sources = known.sources
     if sources is None or look.matched != sources.digest:
         return by_run
-    agreed = (sources.began_at, last_look_that_found(instance, mirror, sources, now))
+    agreed = (sources.began_at, known.looked_at)
     by_looks = max((at for each in agreed if (at := _past(each, now))), default=None)
     return max(filter(None, (by_run, by_looks)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Served:
     """What a look at Backstage adds.
 
     Attributes:
@@ -258,12 +378,12 @@ class _Look:
     unseen: frozenset[Signal] = frozenset()
 
 
-def _look(
+def _ask(
     mirror: Mirror, backstage: BackstageCatalog | None, known: Known, before: Watched, now: datetime
-) -> _Look:
+) -> _Served:
     """Ask Backstage once; note in the lineage when it serves something else than before."""
-    if backstage is None or known.published_digest is None:
-        return _Look({}, [], before.served)
+    if backstage is None or not known.published.digest:
+        return _Served({}, [], before.served)
     try:
         served = backstage.entity(mirror.identity.namespace, mirror.identity.name)
     except BackstageUnavailable as error:
@@ -274,14 +394,14 @@ def _look(
             error.remediation,
             known.link,
         )
-        return _Look({condition.signal: condition}, [], before.served)
-    verdict = judge(known.published_digest, served)
+        return _Served({condition.signal: condition}, [], before.served)
+    verdict = judge(known.published.digest, served)
     digest = verdict.served or ABSENT
     events = [served_observation(mirror, verdict)] if digest != before.served else []
     if verdict.parity:
-        return _Look({}, events, digest, digest)
-    if known.published_at and timedelta() <= now - known.published_at < VISIBLE_GRACE:
-        return _Look({}, events, digest, unseen=frozenset({Signal.BACKSTAGE_DIFFERS}))
+        return _Served({}, events, digest, digest)
+    if known.published.at and timedelta() <= now - known.published.at < VISIBLE_GRACE:
+        return _Served({}, events, digest, unseen=frozenset({Signal.BACKSTAGE_DIFFERS}))
     condition = Condition(
         Signal.BACKSTAGE_DIFFERS,
         _since(before, Signal.BACKSTAGE_DIFFERS, now),
@@ -289,11 +409,11 @@ def _look(
         "Look at the entity and its location in Backstage; `ecr-catalog verify` says the same.",
         known.link,
     )
-    return _Look({condition.signal: condition}, events, digest)
+    return _Served({condition.signal: condition}, events, digest)
 
 
 def _kept(
-    instance: dg.DagsterInstance,
+    published: Published,
     mirror: Mirror,
     conditions: Mapping[Signal, Condition],
     before: Watched,
@@ -309,10 +429,9 @@ def _kept(
     told_at = before.kept_told_at
     if why == before.kept_because and told_at and now - told_at < AGE_EVERY:
         return before, []
-    key = key_of(mirror, "published_entity")
-    result = checks.last_known_good(read_published(instance, mirror), now, why)
+    result = checks.last_known_good(published, now, why)
     evaluation = dg.AssetCheckEvaluation(
-        asset_key=key,
+        asset_key=published_key(mirror),
         check_name=checks.LAST_KNOWN_GOOD,
         passed=result.passed,
         metadata=result.metadata,
@@ -356,6 +475,7 @@ def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
 
 def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:
     """What the tick says in the UI."""
-    wrong = ", ".join(raised) or "all is well"
-    sent_now = f"; sent: {', '.join(alert.title for alert in sent)}" if sent else ""
-    return wrong + sent_now + ("" if heard else "; alerts only go to the log: no alert URL is set")
+    told = f"sent: {', '.join(alert.title for alert in sent)}" if sent else ""
+    well = "" if raised else ALL_IS_WELL
+    unheard = "" if heard else "alerts only go to the log: no alert URL is set"
+    return "; ".join(filter(None, (", ".join(raised), told, well, unheard)))

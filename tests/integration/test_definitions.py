@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.integration.worlds import (
@@ -133,8 +134,8 @@ def test_a_mirror_has_these_keys_and_no_others(tmp_path: Path) -> None:
         "ecr_catalog_housekeeping_hourly",
     }
     assert {each.name for each in repository.sensor_defs} == {
-        "goldenpath_changes",
-        "goldenpath_parity_watch",
+        CHANGE_SENSOR,
+        PARITY_WATCH,
         "mirror_files_watch",
     }
 
@@ -220,11 +221,12 @@ def test_each_mirror_has_a_schedule_that_runs_by_default(tmp_path: Path) -> None
         for each in repository.schedule_defs
     } == {
         f"{name}_every_2_minutes": (
-            "*/2 * * * *",
+            cron,
             f"{name}_sync",
             dg.DefaultScheduleStatus.RUNNING,
         )
-        for name in ("one", "two")
+        # Not all mirrors at the same minute.
+        for name, cron in (("one", "1-59/2 * * * *"), ("two", "*/2 * * * *"))
     } | {
         "ecr_catalog_housekeeping_hourly": (
             "41 * * * *",

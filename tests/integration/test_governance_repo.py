@@ -128,6 +128,102 @@ def test_other_branches_and_tags_are_left_alone(source: Repository, cache: Path)
     assert Repository(clone).git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
 
 
+# A look
+
+
+def processes(trace: Path) -> int:
+    """How many git commands of ours were run; what they run themselves says so, too."""
+    started = [line.partition("trace: ")[2] for line in trace.read_text().splitlines()]
+    ours = [line for line in started if line.startswith("built-in: git ")]
+    trace.write_text("")
+    return len([line for line in ours if "upload-pack" not in line])
+
+
+def test_a_look_that_finds_the_branch_where_it_was_is_one_git_process(
+    source: Repository, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = repo(source, cache)
+    blob = looked.blob_at(looked.tip())
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("GIT_TRACE", str(trace))
+
+    assert looked.blob_at(looked.tip()) == blob
+
+    assert processes(trace) == 1
+    looked.read()
+    assert processes(trace) > 1, "the trace counts"
+
+
+def test_a_look_sees_what_a_read_would_see(source: Repository, cache: Path) -> None:
+    looked = repo(source, cache)
+    assert looked.blob_at(looked.tip()) == looked.read().blob
+
+    source.commit({"README.md": "more\n"})
+    assert looked.blob_at(looked.tip()) == looked.read().blob
+
+    source.commit({PATH: TWO})
+    changed = looked.blob_at(looked.tip())
+    assert changed == looked.read().blob
+    assert repo(source, cache).blob_at(looked.tip()) == changed
+
+
+def test_a_look_at_a_branch_that_moved_on_meanwhile_sees_its_newest_tip(
+    source: Repository, cache: Path
+) -> None:
+    looked = repo(source, cache)
+    before = looked.tip()
+    source.commit({PATH: TWO})
+
+    assert looked.blob_at(before) == looked.read().blob
+
+
+def test_a_look_tells_a_branch_from_others_whose_names_end_alike(
+    source: Repository, cache: Path
+) -> None:
+    source.git("branch", "a/refs/heads/main", "HEAD")
+    source.commit({PATH: TWO})
+
+    assert repo(source, cache).tip() == source.git("rev-parse", "refs/heads/main")
+
+
+@pytest.mark.parametrize("what", ["repository", "branch", "file"])
+def test_a_look_at_what_is_gone_says_so_and_sees_it_again_later(
+    source: Repository, cache: Path, what: str
+) -> None:
+    looked = repo(source, cache)
+    blob = looked.blob_at(looked.tip())
+    away = source.folder.with_name("away")
+    if what == "repository":
+        source.folder.rename(away)
+    elif what == "branch":
+        source.git("branch", "--move", "main", "elsewhere")
+    else:
+        source.commit({PATH: None})
+
+    with pytest.raises(GovernanceUnavailable) as caught:
+        looked.blob_at(looked.tip())
+    assert caught.value.remediation
+    assert {"branch": "has no branch main", "file": f"there is no {PATH}"}.get(what, "") in str(
+        caught.value
+    )
+
+    if what == "repository":
+        away.rename(source.folder)
+    elif what == "branch":
+        source.git("branch", "--move", "elsewhere", "main")
+    else:
+        source.commit({PATH: ONE})
+    assert looked.blob_at(looked.tip()) == blob
+
+
+def test_a_look_refuses_what_is_no_file(source: Repository, cache: Path) -> None:
+    looked = repo(source, cache)
+    source.commit({PATH: Entry("README.md", SYMLINK)})
+
+    with pytest.raises(GovernanceRefused):
+        looked.blob_at(looked.tip())
+
+
 # Which commit counts
 
 

@@ -24,7 +24,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
-from ecr_catalog_pipeline.defs.conditions import read_conditions
+from ecr_catalog_pipeline.defs.conditions import Known, read_known
 from ecr_catalog_pipeline.defs.event_log import read_parity
 from ecr_catalog_pipeline.defs.jobs import IN_FLIGHT, MIRROR_TAG
 from ecr_catalog_pipeline.housekeeping.history import KEPT_ENDED_RUNS, KEPT_OBSERVATIONS
@@ -173,12 +173,13 @@ class History:
         graph = definitions.resolve_asset_graph()
         keys = sorted(graph.get_all_asset_keys())
         checks = sorted(graph.asset_check_keys)
-        known = read_conditions(self.instance, mirror, datetime(2030, 1, 1, tzinfo=UTC))
+        then = datetime(2030, 1, 1, tzinfo=UTC)
+        known = read_known(self.instance, [mirror], then)[mirror.name]
+        assert isinstance(known, Known)
         latest = self.events.get_latest_asset_check_execution_by_key(checks)
         return (
             read_parity(self.instance, mirror),
-            known.published_digest,
-            known.published_at,
+            known.published,
             known.verified_at,
             sorted(known.conditions),
             [self.instance.get_latest_materialization_event(key) for key in keys],

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,7 +38,8 @@ from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import ALERT_URLS_VARIABLE
 from ecr_catalog_pipeline.core.alerts import Signal
 from ecr_catalog_pipeline.definitions import build_definitions
-from ecr_catalog_pipeline.defs import conditions, parity_watch
+from ecr_catalog_pipeline.defs import change_sensor, conditions, parity_watch
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from ecr_catalog_pipeline.defs.event_log import read_parity
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import FakeAws, Fault
@@ -115,9 +117,19 @@ class Drill:
         """Evaluate the watch as the daemon does: new definitions, the cursor of the last time."""
         definitions = self.definitions
         for _ in range(times):
-            tick = self.tick(definitions, f"{MIRROR}_parity_watch", self.cursor)
+            tick = self.tick(definitions, PARITY_WATCH, self.cursor)
             self.cursor = tick.cursor
         return tick
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What the cursor keeps of the mirror."""
+        kept: dict[str, Any] = json.loads(self.cursor or "{}")["mirrors"][MIRROR]
+        return kept
+
+    @kept.setter
+    def kept(self, kept: object) -> None:
+        self.cursor = json.dumps({"version": 1, "mirrors": {MIRROR: kept}})
 
     def look_at_files(self) -> SensorExecutionData:
         """Evaluate the watch of the mirror files after the code location was loaded again."""
@@ -151,9 +163,12 @@ class Drill:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask Backstage more often than a run in production does."""
+def quick_and_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask Backstage more often than a run in production does, and wait for every look."""
     monkeypatch.setattr(mirroring, "POLL_SECONDS", 0.02)
+    # As long as a busy machine takes.
+    monkeypatch.setattr(parity_watch, "STRAGGLER_SECONDS", 60)
+    monkeypatch.setattr(change_sensor, "STRAGGLER_SECONDS", 60)
 
 
 @pytest.fixture
@@ -355,7 +370,8 @@ def test_a_run_that_is_under_way_is_no_alert(drill: Drill) -> None:
 def started_run(drill: Drill, since: timedelta) -> dg.DagsterRun:
     """Write a run into the event log that was started and says nothing since."""
     instance = drill.world.instance
-    run = instance.create_run_for_job(drill.definitions.resolve_job_def(f"{MIRROR}_sync"))
+    job = drill.definitions.resolve_job_def(f"{MIRROR}_sync")
+    run = instance.create_run_for_job(job, tags=job.run_tags)
     event = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
     then = datetime.now(UTC) - since
     instance.run_storage.handle_run_event(run.run_id, event, then)
@@ -478,7 +494,10 @@ def planned_run(drill: Drill, status: dg.DagsterRunStatus) -> dg.DagsterRun:
     """Store a run with all that it plans, checks included, as the daemon does."""
     job = drill.definitions.resolve_job_def(f"{MIRROR}_sync")
     return drill.world.instance.create_run_for_job(
-        job, status=status, remote_job_origin=LOCATION.get_job_origin(job.name)
+        job,
+        status=status,
+        tags=job.run_tags,
+        remote_job_origin=LOCATION.get_job_origin(job.name),
     )
 
 
@@ -582,7 +601,7 @@ class Looks:
     def __init__(self, drill: Drill) -> None:
         self.drill = drill
         self.state = InstigatorState(
-            LOCATION.get_instigator_origin(f"{MIRROR}_changes"),
+            LOCATION.get_instigator_origin(CHANGE_SENSOR),
             InstigatorType.SENSOR,
             InstigatorStatus.RUNNING,
             SensorInstigatorData(),
@@ -590,16 +609,15 @@ class Looks:
         drill.world.instance.add_instigator_state(self.state)
 
     def look(self) -> datetime:
-        """Look until the sensor has read its sources; gives when it was asked to."""
+        """Look at both sources; gives when that began."""
         before = datetime.now(UTC)
-        while "read less often" in str(self._tick().skip_message):
-            time.sleep(0.2)
-            before = datetime.now(UTC)
+        self.drill.world.restart()
+        self._tick()
         return before
 
     def _tick(self) -> SensorExecutionData:
         definitions, instance = self.drill.world.definitions, self.drill.world.instance
-        sensor = definitions.resolve_sensor_def(f"{MIRROR}_changes")
+        sensor = definitions.resolve_sensor_def(CHANGE_SENSOR)
         data = self.state.instigator_data
         assert isinstance(data, SensorInstigatorData)
         with dg.build_sensor_context(
@@ -638,7 +656,7 @@ def kept_drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
 
 
 def verified_at(drill: Drill) -> datetime:
-    return datetime.fromisoformat(json.loads(drill.cursor or "{}")["verified_at"])
+    return datetime.fromisoformat(drill.kept["verified_at"])
 
 
 def test_parity_is_verified_by_both_the_looks_at_the_sources_and_those_at_backstage(
@@ -719,10 +737,12 @@ def test_a_mirror_whose_runs_never_come_is_stale_too(kept_drill: Drill) -> None:
         "{",
         "[]",
         '{"version": 99, "raised": {}}',
-        '{"raised": "none"}',
-        '{"raised": {}, "verified_at": "2026-01-09T12:00:00"}',
-        '{"raised": {"moon-full": {}}, "verified_at": 1e300}',
-        '{"raised": {}, "verified_at": "2999-01-01T00:00:00Z"}',
+        '{"raised": {}, "served": "what one mirror kept before"}',
+        '{"mirrors": {"goldenpath": []}}',
+        '{"mirrors": {"goldenpath": {"raised": "none"}}}',
+        '{"mirrors": {"goldenpath": {"raised": {}, "verified_at": "2026-01-09T12:00:00"}}}',
+        '{"mirrors": {"goldenpath": {"raised": {"moon-full": {}}, "verified_at": 1e300}}}',
+        '{"mirrors": {"goldenpath": {"raised": {}, "verified_at": "2999-01-01T00:00:00Z"}}}',
     ],
 )
 def test_a_cursor_that_cannot_be_used_silences_nothing_and_heals(drill: Drill, cursor: str) -> None:
@@ -790,8 +810,7 @@ def test_thirty_upgrades_and_rollbacks_of_stored_state_lose_no_hold_and_repeat_n
     assert drill.heard() == [begins(Signal.PLAN_HELD)]
 
     for number in range(30):
-        kept = json.loads(drill.cursor or "{}")
-        text, loses_alert = of_another_version(chance, kept)
+        text, loses_alert = of_another_version(chance, drill.kept)
         drill.cursor = text
         report_state(drill, {**chance.choice(OTHER_STATES)})
         before = len(drill.receiver.titles)
@@ -799,7 +818,7 @@ def test_thirty_upgrades_and_rollbacks_of_stored_state_lose_no_hold_and_repeat_n
 
         told = drill.receiver.titles[before:]
         assert told == ([begins(Signal.PLAN_HELD)] if loses_alert else []), (number, text)
-        assert json.loads(drill.cursor)["raised"]["plan-held"]["delivered"]
+        assert drill.kept["raised"]["plan-held"]["delivered"]
         if number % 10 == 9:
             assert drill.world.sync().outcome == "held"
 
@@ -822,17 +841,19 @@ def of_another_version(chance: random.Random, kept: dict[str, Any]) -> tuple[str
     renamed = {"alerts" if key == "raised" else key: value for key, value in kept.items()}
     unversioned = {key: value for key, value in kept.items() if key != "version"}
     without = {key: value for key, value in kept.items() if key != "served"}
-    return chance.choice(
+    part, loses_alert = chance.choice(
         [
-            (json.dumps(kept | {"moon": {"phase": 1}}), False),
-            (json.dumps(kept | {"served": 7, "verified_at": "noon"}), False),
-            (json.dumps(without), False),
-            (json.dumps(unversioned), False),
-            (json.dumps(renamed), True),
-            (json.dumps(kept | {"version": 99}), True),
-            (json.dumps(kept)[: chance.randrange(1, 200)], True),
+            (kept | {"moon": {"phase": 1}}, False),
+            (kept | {"served": 7, "verified_at": "noon"}, False),
+            (without, False),
+            (unversioned, False),
+            (renamed, True),
+            (kept | {"version": 99}, True),
+            (kept, True),
         ]
     )
+    text = json.dumps({"version": 1, "mirrors": {MIRROR: part}})
+    return text[: chance.randrange(1, 200)] if part == kept else text, loses_alert
 
 
 # A mirror file that breaks
@@ -880,14 +901,14 @@ def test_while_its_file_is_broken_a_mirror_is_watched_with_its_last_good_setting
     good = drill.world.mirror_file.read_text()
     drill.world.mirror_file.write_text("]")
     drill.look_at_files()
-    assert sensors(drill) == {f"{MIRROR}_parity_watch", "mirror_files_watch"}
+    assert sensors(drill) == {PARITY_WATCH, "mirror_files_watch"}
     assert not drill.definitions.get_repository_def().has_job(f"{MIRROR}_sync")
     assert drill.heard() == []
     drill.backstage.open()
     assert drill.heard() == [ends(Signal.BACKSTAGE_UNREACHABLE)]
 
     drill.world.mirror_file.write_text(good)
-    assert f"{MIRROR}_changes" in sensors(drill)
+    assert CHANGE_SENSOR in sensors(drill)
     assert drill.heard() == []
 
 
@@ -905,7 +926,7 @@ def test_while_what_mirrors_share_is_broken_a_mirror_is_watched_with_what_it_sha
     defaults.write_text("]")
     drill.look_at_files()
     assert drill.receiver.titles == [begins(Signal.SETTINGS_REFUSED)]
-    assert sensors(drill) == {f"{MIRROR}_parity_watch", "mirror_files_watch"}
+    assert sensors(drill) == {PARITY_WATCH, "mirror_files_watch"}
     drill.backstage.close()
     assert drill.heard() == [begins(Signal.BACKSTAGE_UNREACHABLE)]
     drill.backstage.open()
@@ -934,8 +955,7 @@ def test_stale_parity_follows_from_a_refused_file_and_is_not_over_while_that_las
 ) -> None:
     drill.look_at_files()
     drill.world.mirror_file.write_text("]")
-    kept = json.loads(drill.cursor or "{}")
-    drill.cursor = json.dumps(kept | {"verified_at": "2026-01-09T12:00:00Z"})
+    drill.kept = drill.kept | {"verified_at": "2026-01-09T12:00:00Z"}
     report_state(drill, {})
 
     assert drill.heard() == []
@@ -964,7 +984,88 @@ def test_a_file_that_breaks_before_it_is_loaded_again_leaves_the_copy_of_the_goo
 
     drill.tick(loaded, "mirror_files_watch", drill.files_cursor)
 
-    assert f"{MIRROR}_parity_watch" in sensors(drill)
+    assert PARITY_WATCH in sensors(drill)
+
+
+# What a look costs, and several mirrors
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """What is asked of the databases meanwhile."""
+    asked: list[str] = []
+
+    def ask(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith("SELECT"):
+            asked.append(statement)
+
+    sql.event.listen(sql.Engine, "before_cursor_execute", ask)
+    try:
+        yield asked
+    finally:
+        sql.event.remove(sql.Engine, "before_cursor_execute", ask)
+
+
+def test_a_look_before_which_nothing_happened_asks_dagster_little_and_misses_nothing(
+    drill: Drill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "CLOCKS_DIFFER", timedelta(0))
+    definitions = drill.definitions
+
+    def look() -> SensorExecutionData:
+        tick = drill.tick(definitions, PARITY_WATCH, drill.cursor)
+        drill.cursor = tick.cursor
+        return tick
+
+    with statements() as first:
+        look()
+    with statements() as quiet:
+        assert look().skip_message == "all is well"
+    assert len(quiet) <= 3 < len(first)
+
+    drill.backstage.fail(BackstageFault.SERVER_ERROR)
+    assert str(look().skip_message).startswith("backstage-unreachable")
+    drill.backstage.clear()
+    look()
+
+    drill.world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
+    drill.world.sync_fails()
+    assert str(look().skip_message).startswith("inventory-failed")
+    drill.world.fake.clear()
+    drill.sync()
+    look()
+    delete_most(drill)
+    assert str(look().skip_message).startswith("plan-held")
+
+
+def test_a_mirror_whose_backstage_hangs_delays_no_other(
+    drill: Drill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeBackstage() as hanging:
+        target = FileTarget(tmp_path / "2")
+        other = World(tmp_path, target, drill.world.fake, drill.world.instance, "other")
+        other.write_mirror(backstage={"url": hanging.url})
+        hanging.source = target.content
+        other.govern(*NAMES)
+        other.sync()
+        definitions = drill.definitions
+        monkeypatch.setattr(parity_watch, "STRAGGLER_SECONDS", 1)
+        hanging.fail(BackstageFault.HANG)
+        drill.backstage.close()
+        for _ in range(20):  # a busy machine
+            tick = drill.tick(definitions, PARITY_WATCH, drill.cursor)
+            drill.cursor = tick.cursor
+            if drill.receiver.titles:
+                break
+
+        assert drill.receiver.titles == [begins(Signal.BACKSTAGE_UNREACHABLE)]
+        assert "other: the look goes on" in str(tick.skip_message)
+        assert set(json.loads(drill.cursor or "")["mirrors"]) == {MIRROR}
+
+        hanging.clear()
+        monkeypatch.setattr(parity_watch, "STRAGGLER_SECONDS", 60)
+        tick = drill.tick(definitions, PARITY_WATCH, drill.cursor)
+        assert set(json.loads(tick.cursor or "")["mirrors"]) == {MIRROR, "other"}
 
 
 # At least once, with one key

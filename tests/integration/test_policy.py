@@ -19,7 +19,8 @@ from ecr_catalog_pipeline.adapters.ecr import EcrRegistry
 from ecr_catalog_pipeline.commands.plan_report import plan_as_json
 from ecr_catalog_pipeline.core.ecr_settings import REGISTRY_SETTINGS, EcrSettings, Setting
 from ecr_catalog_pipeline.core.retention import MAX_ASKED
-from ecr_catalog_pipeline.defs.change_sensor import _look
+from ecr_catalog_pipeline.defs.change_sensor import look_at
+from ecr_catalog_pipeline.defs.looks import Shared
 from tests.fakes.aws import Answer, AnyFault, FakeAws, Fault
 from tests.integration.worlds import FileTarget, Synced, World, a_world, apart_from_when
 
@@ -319,7 +320,7 @@ def test_a_run_keeps_its_budget_of_calls(world: World, count: int) -> None:
     assert calls_of_a_run(asks=False) == listed, "stateless, no lifecycle policy is read"
 
     before = len(world.fake.calls)
-    _look(adapters)
+    look_at(world.mirror, adapters, Shared(0))
     assert Counter(each.operation for each in world.fake.calls[before:]) == {LISTING: pages}
 
 

@@ -29,6 +29,7 @@ import pytest
 from ecr_catalog_pipeline import mirroring
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from ecr_catalog_pipeline.settings import load_mirrors
 from tests.fakes.aws import Answer, FakeAws, Fault
 from tests.fakes.backstage import FakeBackstage
@@ -641,10 +642,10 @@ class Watch:
         self.said: list[str] = []
 
     def look(self) -> None:
-        self._evaluate(f"{MIRROR}_parity_watch")
+        self._evaluate(PARITY_WATCH)
 
     def changes(self) -> None:
-        self._evaluate(f"{MIRROR}_changes")
+        self._evaluate(CHANGE_SENSOR)
 
     def _evaluate(self, name: str) -> None:
         world = self._everything.world

@@ -12,7 +12,7 @@ import pytest
 
 from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.text import inert, visible
-from ecr_catalog_pipeline.defs.conditions import read_conditions
+from ecr_catalog_pipeline.defs.conditions import Known, read_known
 from ecr_catalog_pipeline.settings import load_mirror
 from ecr_catalog_pipeline.sprawl.ad_hoc import CatalogUnavailable
 from ecr_catalog_pipeline.sprawl.catalog_repo import CatalogRepo
@@ -68,10 +68,15 @@ def test_every_run_looks_at_the_tip_and_what_it_finds_is_a_warning(
     assert rows(evaluation) == [
         {"file": "catalog/pay.yaml", "line": "2", "name": "pay", "type": "ecr-repository"}
     ]
-    assert read_conditions(world.instance, world.mirror, NOON).conditions == {}, "it alerts nobody"
+    assert alerts_nobody(world)
 
     catalog.commit({"catalog/pay.yaml": None})
     assert world.sync().checks[CHECK] is True
+
+
+def alerts_nobody(world: World) -> bool:
+    known = read_known(world.instance, [world.mirror], NOON)[world.name]
+    return isinstance(known, Known) and known.conditions == {}
 
 
 def test_what_cannot_be_inspected_is_a_warning_and_never_clean(
@@ -122,7 +127,7 @@ def test_a_catalog_that_cannot_be_read_fails_the_check_and_nothing_else(
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert str(evaluation.description).startswith("not known: ")
     assert done.outcome == "published"
-    assert read_conditions(world.instance, world.mirror, NOON).conditions == {}
+    assert alerts_nobody(world)
 
 
 def test_a_defect_of_the_look_itself_fails_no_run(world: World) -> None:

@@ -65,6 +65,8 @@ backstage:
   token_env: BACKSTAGE_TOKEN
 parity:
   slo_seconds: 240
+watch:
+  seconds: 30
 guard:
   max_removals: 5
   max_removal_percent: 12.5
@@ -170,6 +172,7 @@ def test_every_key_is_read(mirrors: Path) -> None:
         "parity": {"slo_seconds": 240},
         "guard": {"max_removals": 5, "max_removal_percent": 12.5},
         "adopt": {"tags": {"owner": "team", "risk": "class", "environment": "stage"}},
+        "watch": {"seconds": 30},
         "sprawl": {
             "repository": "git@git.example.com:team/catalog.git",
             "branch": "trunk",
@@ -221,6 +224,7 @@ def test_what_is_left_out_has_its_default(mirrors: Path) -> None:
     assert mirror.backstage is None
     assert mirror.parity.slo_seconds == 180
     assert mirror.removal_limits == RemovalLimits(10, 20)
+    assert mirror.watch.seconds == 5
     assert mirror.sprawl is None
     assert mirror.health is None
     assert mirror.policy is None
@@ -461,6 +465,9 @@ def test_every_problem_of_a_file_is_told_at_once(mirrors: Path) -> None:
         ("parity.slo_seconds", -180),
         ("parity.slo_seconds", 1.5),
         ("parity.slo_seconds", True),
+        ("watch.seconds", 0),
+        ("watch.seconds", "often"),
+        ("watch.seconds", 3_601),
         ("guard.max_removals", "many"),
         ("guard.max_removals", -1),
         ("guard.max_removals", 2.5),
