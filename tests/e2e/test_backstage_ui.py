@@ -102,6 +102,8 @@ def test_the_page_shows_the_demo_and_leads_from_the_card_to_the_table(
     running: RunningDemo, page: Page
 ) -> None:
     entity = served(running)
+    printed = (running.folder / "run.log").read_text()
+    assert f"Its page            {address(running)}\n" in printed
     page.goto(address(running))
 
     expect(fact(page, "Live")).to_have_text(str(len(entity["spec"]["repositories"])))

@@ -4,7 +4,7 @@ import Grid from '@material-ui/core/Grid';
 import Typography from '@material-ui/core/Typography';
 import type { ReactNode } from 'react';
 
-import { commitUrl, webUrl } from './links';
+import { commitUrl, listUrl } from './links';
 import type { Listed, Registry } from './registry';
 
 const SHORT_SHA = 12;
@@ -58,7 +58,11 @@ export function RegistryFacts(props: { entity: Entity; registry: Registry }) {
         wide
       />
       {listed && (
-        <Fact label="Full list" value={<FullList listed={listed} />} wide />
+        <Fact
+          label="Full list"
+          value={<FullList entity={entity} listed={listed} />}
+          wide
+        />
       )}
     </Grid>
   );
@@ -100,10 +104,10 @@ function Commit(props: { entity: Entity; sha: string }) {
   return url ? <Link to={url}>{short}</Link> : short;
 }
 
-function FullList(props: { listed: Listed }) {
+function FullList(props: { entity: Entity; listed: Listed }) {
   const { url, path, count } = props.listed;
   const where = url ?? path ?? 'unknown';
-  const link = webUrl(url);
+  const link = listUrl(props.entity, props.listed);
   return (
     <>
       {link ? <Link to={link}>{where}</Link> : where}

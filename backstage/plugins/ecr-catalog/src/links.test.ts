@@ -1,4 +1,4 @@
-import { commitUrl, ownerRef, webUrl } from './links';
+import { commitUrl, listUrl, ownerRef, webUrl } from './links';
 import { pipelineEntity } from './testEntities';
 
 const SHA = '0123456789abcdef0123456789abcdef01234567';
@@ -99,6 +99,42 @@ test('where Backstage names the source, the commit is looked for there', () => {
     'url:https://github.com/e/source/tree/main/';
 
   expect(commitUrl(entity, SHA)).toBe(`https://github.com/e/source/commit/${SHA}`);
+});
+
+const LIST = 'a.yaml.0123456789abcdef.jsonl';
+
+test('a list beside the entity has a page on the same git host', () => {
+  const entity = entityFrom('url:https://github.com/e/p/blob/main/catalog/a.yaml');
+  // The folder that Backstage calls the source is none of a file.
+  entity.metadata.annotations!['backstage.io/source-location'] =
+    'url:https://github.com/e/p/tree/main/catalog/';
+
+  expect(listUrl(entity, { path: LIST })).toBe(
+    `https://github.com/e/p/blob/main/catalog/${LIST}`,
+  );
+});
+
+test.each([
+  '',
+  '../other.jsonl',
+  '/e/p/blob/main/x',
+  '//example.com/x',
+  'https://example.com/x',
+  'javascript:alert(1)',
+  'http://[',
+])('a list at %p has no page', path => {
+  const entity = entityFrom('url:https://github.com/e/p/blob/main/catalog/a.yaml');
+  expect(listUrl(entity, { path })).toBeUndefined();
+});
+
+test('a list has no page where the entity was read from a file', () => {
+  expect(listUrl(entityFrom('file:/srv/a.yaml'), { path: LIST })).toBeUndefined();
+});
+
+test('the address of a list is its page, unless it runs a script', () => {
+  const entity = entityFrom('file:/srv/a.yaml');
+  expect(listUrl(entity, { url: 'https://example.com/a' })).toBe('https://example.com/a');
+  expect(listUrl(entity, { url: 'javascript:alert(1)', path: LIST })).toBeUndefined();
 });
 
 function entityFrom(location: string) {
