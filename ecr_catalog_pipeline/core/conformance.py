@@ -23,7 +23,7 @@ from ecr_catalog_pipeline.core.exceptions import (
     Accepted,
     GovernanceException,
     accept,
-    accepted_in_words,
+    as_accepted,
     expired,
     unused,
 )
@@ -213,7 +213,7 @@ def _accepted_states(repositories: Iterable[ReconciledRepository]) -> Iterator[F
     """Give accepted states the form of findings."""
     for each in repositories:
         if each.exception:
-            yield replace(state_finding(each), remediation=accepted_in_words(each.exception))
+            yield as_accepted(state_finding(each), each.exception)
 
 
 def state_finding(each: ReconciledRepository) -> Finding:

@@ -96,7 +96,7 @@ class Accepted:
             if acceptance is None:
                 still_open.append(each)
             else:
-                excepted.append(replace(each, remediation=accepted_in_words(acceptance)))
+                excepted.append(as_accepted(each, acceptance))
         return still_open, excepted
 
 
@@ -161,10 +161,15 @@ def unused(exceptions: Iterable[GovernanceException]) -> Iterator[Finding]:
         )
 
 
+def as_accepted(finding: Finding, acceptance: Acceptance) -> Finding:
+    """Say in a finding that nothing has to be done, and why."""
+    return replace(finding, remediation=f"Accepted {accepted_in_words(acceptance)}")
+
+
 def accepted_in_words(acceptance: Acceptance) -> str:
     """Say why something is accepted, and until when."""
     until = f"until {acceptance.expires}" if acceptance.expires else "without an end"
-    return f"Accepted {until}: {clean_text(acceptance.reason)}"
+    return f"{until}: {clean_text(acceptance.reason)}"
 
 
 def names_matching(match: str, names: Sequence[str]) -> Iterator[str]:

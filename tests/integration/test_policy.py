@@ -249,9 +249,10 @@ def test_settings_that_hang_are_left_behind_together(
     assert found.scanning == all_known.scanning
 
 
+@pytest.mark.parametrize("fault", [Fault.ACCESS_DENIED, Fault.THROTTLING, Fault.MALFORMED_BODY])
 @pytest.mark.parametrize("setting", Setting)
-def test_a_denied_setting_leaves_everything_else_of_a_run_right(
-    world: World, setting: Setting
+def test_a_setting_that_cannot_be_read_leaves_everything_else_of_a_run_right(
+    world: World, setting: Setting, fault: Fault
 ) -> None:
     name = high(world)
     world.fake.create("hub/nginx")
@@ -259,7 +260,7 @@ def test_a_denied_setting_leaves_everything_else_of_a_run_right(
     world.fake.cache("hub")
     world.fake.template("ROOT", "CREATE_ON_PUSH")
     world.fake.change(name, imageTagMutability="MUTABLE")
-    world.fake.fail(OPERATIONS[setting], Fault.ACCESS_DENIED)
+    world.fake.fail(OPERATIONS[setting], fault)
 
     done = world.sync()
 
@@ -272,7 +273,7 @@ def test_a_denied_setting_leaves_everything_else_of_a_run_right(
         assert rules(done) == [("", "registry-settings-unknown", None), *expected]
         finding = done.planned.registry.findings[0]
         assert setting in finding.message
-        assert setting in finding.remediation
+        assert (setting in finding.remediation) == (fault is Fault.ACCESS_DENIED)
     without = {Setting.TEMPLATES: {"team/tool"}, Setting.CACHE_RULES: {"hub/nginx"}}
     found = {"hub/nginx": "pull-through-cache", "team/tool": "create-on-push"}
     for orphan in without.get(setting, set()):
