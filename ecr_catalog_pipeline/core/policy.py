@@ -116,7 +116,7 @@ def _scanning(
         return Judgement(Aspect.SCANNING, Verdict.UNKNOWN)
     if effective.satisfies(wanted):
         return Judgement(Aspect.SCANNING, Verdict.KEPT)
-    own = "" if scanning.enhanced else " or, for on-push, turn on its own scanOnPush"
+    own = "" if scanning.enhanced else "turn on its own scanOnPush, "
     return _broken(
         Aspect.SCANNING,
         Finding(
@@ -124,7 +124,7 @@ def _scanning(
             "image-scanning-off",
             severity,
             f"governance wants scanning {wanted}, and effectively it is {effective}",
-            f"Let a scanning rule of the registry match it{own}; or change governance.",
+            f"Let a scanning rule of the registry match it, {own}or change governance.",
             control="ECR.1",
         ),
     )

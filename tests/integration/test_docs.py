@@ -62,7 +62,7 @@ from ecr_catalog_pipeline.core.health import markers
 from ecr_catalog_pipeline.core.layers import laid_over
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.mirror_files import GROUP, SETTINGS_VALID
-from ecr_catalog_pipeline.demo.world import FIRST_REPOSITORIES
+from ecr_catalog_pipeline.demo.world import CREATION_TEMPLATES, FIRST_REPOSITORIES
 from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING, HousekeepingConfig
 from ecr_catalog_pipeline.mirroring import GovernanceRead
 from ecr_catalog_pipeline.settings import (
@@ -664,6 +664,8 @@ def test_the_plan_of_the_readme_is_one_of_the_demo(tmp_path: Path) -> None:
         reader.fake.delete("payments-gateway")
         for name in FIRST_REPOSITORIES.keys() - {"base-images/python", "tmp-debug-jo"}:
             reader.fake.create(name)
+        for each in CREATION_TEMPLATES:
+            reader.fake.template(str(each["prefix"]), *each["appliedFor"])
         governance.commit({GOVERNANCE_PATH: then})
         assert reader.run("ecr-catalog sync -m demo").code == 0
         governance.commit({GOVERNANCE_PATH: template + voucher})
