@@ -125,6 +125,12 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
+def _command(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name)
+    assert command
+    return command
+
+
 def text_of(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
@@ -800,7 +806,7 @@ def _as_prometheus(block: Block, folder: Path) -> None:
     (rules,) = value["rule_files"]
     assert (ROOT / "deploy" / "monitoring" / Path(rules).name).is_file()
     (job,) = value["scrape_configs"]
-    (listen,) = [each for each in cli.commands["metrics"].params if each.name == "listen"]
+    (listen,) = [each for each in _command("metrics").params if each.name == "listen"]
     assert job["static_configs"] == [{"targets": [listen.default]}]
     if promtool := shutil.which("promtool"):
         (folder / "prometheus.yml").write_text(block.text)
@@ -1162,7 +1168,7 @@ def test_every_command_states_in_its_help_the_exit_codes_of_the_readme() -> None
     }
     stated = {
         name: set(re.findall(r"\b\d\b", (command.help or "").partition("Exit code")[2]))
-        for name, command in cli.commands.items()
+        for name, command in ((each, _command(each)) for each in COMMANDS)
     }
 
     assert stated == listed
