@@ -14,7 +14,6 @@ from typing import Any, Final
 import click
 from filelock import FileLock, Timeout
 
-from ecr_catalog_pipeline.adapters.exposition import read_text, write_text
 from ecr_catalog_pipeline.adapters.files import read_regular_file, replace_file
 from ecr_catalog_pipeline.commands.run_once import dagster_home
 from ecr_catalog_pipeline.core.errors import CatalogError
@@ -106,6 +105,9 @@ class _File:
         Args:
             kind: the class of the error that ended the run; empty where none did.
         """
+        # Only a run that writes a file needs Prometheus' library.
+        from ecr_catalog_pipeline.adapters.exposition import write_text  # noqa: PLC0415
+
         path, mirror = self.path, self.mirror
         out_of_history = self._from_history() if run.history_is_kept else None
         try:
@@ -124,6 +126,8 @@ class _File:
 
     def _read(self) -> dict[str, MirrorMetrics]:
         """Read what the runs before wrote of mirrors that have a file."""
+        from ecr_catalog_pipeline.adapters.exposition import read_text  # noqa: PLC0415
+
         loaded = load_mirrors(mirrors_folder(self.environ))
         names = {*loaded.mirrors, *loaded.errors, self.mirror.name}
         try:
