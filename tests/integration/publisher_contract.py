@@ -246,7 +246,7 @@ class PublisherContract:
         version = publish(publisher, ONE)
 
         def too_late() -> None:
-            raise StalePlan("the plan is too old", remediation="Plan afresh.")
+            raise StalePlan("the plan is too old", remediation="Plan again.")
 
         with pytest.raises(StalePlan):
             publisher.publish(TWO, version, replace(PROVENANCE, fence=too_late), Lists(LIST))
