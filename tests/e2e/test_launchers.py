@@ -137,6 +137,7 @@ def chart_instance(values: Any, kubeconfig: Path) -> dict[str, Any]:
     monitoring = values["dagsterDaemon"]["runMonitoring"]
     sensors = values["dagsterDaemon"]["sensors"]
     pools = values["concurrency"]["pools"]
+    queue = values["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"]
     launcher = values["runLauncher"]["config"]["k8sRunLauncher"]
     assert values["runLauncher"]["type"] == "K8sRunLauncher"
     logs = values["computeLogManager"]["config"]["s3ComputeLogManager"]
@@ -179,6 +180,10 @@ def chart_instance(values: Any, kubeconfig: Path) -> dict[str, Any]:
                 "granularity": pools["granularity"],
                 "default_limit": pools["defaultLimit"],
             }
+        },
+        "run_queue": {
+            "dequeue_interval_seconds": queue["dequeueIntervalSeconds"],
+            "dequeue_use_threads": queue["dequeueUseThreads"],
         },
         "sensors": {"use_threads": sensors["useThreads"], "num_workers": sensors["numWorkers"]},
     }
