@@ -176,7 +176,7 @@ def _note(each: ReconciledRepository) -> str:
     probably = each.origin and each.origin is not OrphanOrigin.UNKNOWN
     notes = [f"probably {each.origin}"] if probably else []
     if each.exception:
-        notes.append(accepted_in_words(each.exception))
+        notes.append(f"Accepted {accepted_in_words(each.exception)}")
     return "; ".join(notes)
 
 

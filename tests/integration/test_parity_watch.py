@@ -921,7 +921,7 @@ def test_while_what_mirrors_share_is_broken_a_mirror_is_watched_with_what_it_sha
     defaults.write_text(shared)
     drill.world.mirror_file.write_text(yaml.safe_dump(settings))
     drill.look_at_files()
-    assert f"{MIRROR}_changes" in sensors(drill)
+    assert CHANGE_SENSOR in sensors(drill)
 
     defaults.write_text("]")
     drill.look_at_files()
