@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -401,15 +401,18 @@ def deployment(
         stack.callback(moto.stop)
         host, port = moto.get_host_and_port()
         s3 = f"http://{host}:{port}"
-        boto3.client(
+        client = boto3.client(
             "s3",
             region_name=REGION,
             endpoint_url=s3,
             aws_access_key_id="a-test",
             aws_secret_access_key="a-test",
-        ).create_bucket(
-            Bucket="example-dagster", CreateBucketConfiguration={"LocationConstraint": REGION}
         )
+        # All of moto's servers in a process share their buckets.
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(
+                Bucket="example-dagster", CreateBucketConfiguration={"LocationConstraint": REGION}
+            )
         world.have(*(f"team/app-{number}" for number in range(6)))
         yield stack.enter_context(start(tmp_path, world, Outside(postgres.new_database(), s3)))
 
