@@ -188,7 +188,7 @@ def soak(minutes: float, seed: int, folder: Path, *, hostile: bool = False) -> R
                     poller.stop()
                     storm.close()
                     _collect(report, world, poller)
-    except Exception as error:  # noqa: BLE001 - whatever ended it, the counts are told
+    except Exception as error:  # noqa: BLE001 - whatever ended it, the counts are printed
         report.tally.troubles.append(f"ended by {error!r}")
     return report
 

@@ -591,11 +591,11 @@ class AdoptSettings(_Settings):
 
 
 class NotifySettings(_Settings):
-    """Whether owners are told of the findings of their repositories."""
+    """Whether owners are notified of the findings of their repositories."""
 
     backstage: bool = Field(
         default=False,
-        description="Tell the owner of a repository of each of its error findings, once when it "
+        description="Notify the owner of a repository of each of its error findings, once when it "
         "begins and once when it ends, through Backstage's notifications.",
     )
 
@@ -651,7 +651,7 @@ class Mirror(_Settings):
 
     notify: NotifySettings = Field(
         default=NotifySettings(),
-        description="Who is told of findings besides the platform team, whom alerts reach.",
+        description="Who is notified of findings besides the platform team, which gets the alerts.",
     )
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
 ATTEMPTS: Final = 4
 QUICK_SECONDS: Final = 3
-MAX_TOLD: Final = 300
+MAX_MESSAGE: Final = 300
 _CREDENTIALS: Final = re.compile(
     r"((?:security-token|authorization|credential|signature)[\w-]*\"?\s*[:=]\s*)"
     r"(?:AWS4-HMAC-SHA256\s+)?[^\s,&]+",
@@ -83,7 +83,7 @@ def is_emulator(endpoint_url: str | None) -> bool:
         return False
 
 
-def told_by(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """What an AWS error says, on one line and without credentials.
 
     An answer may repeat the request that was signed, and botocore's errors quote answers whole:
@@ -97,7 +97,7 @@ def told_by(error: Exception) -> str:
         return f"its answer cannot be read ({type(error).__name__})"
     # After a wrong signature, more lines repeat the session's token.
     first_line = next(iter(words.strip().splitlines()), "")
-    return clean_text(_CREDENTIALS.sub(r"\1...", first_line), MAX_TOLD)
+    return clean_text(_CREDENTIALS.sub(r"\1...", first_line), MAX_MESSAGE)
 
 
 def code_of(error: ClientError) -> str:

@@ -23,9 +23,9 @@ from ecr_catalog_pipeline.adapters.aws import (
     call_within,
     client_config,
     code_of,
+    message_of,
     new_session,
     status_of,
-    told_by,
 )
 from ecr_catalog_pipeline.core.ecr_settings import (
     DENIED,
@@ -256,13 +256,13 @@ class EcrRegistry:
             raise
         except (BotoCoreError, OutOfTimeError) as error:
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: {type(error).__name__}: {told_by(error)}",
+                f"{_action(client, operation)} failed: {type(error).__name__}: {message_of(error)}",
                 remediation="Check the network, the region and the credentials of this mirror. "
                 + WAIT,
             ) from None
         except Exception as error:  # noqa: BLE001 - botocore meets a broken answer with any error
             raise InventoryFailed(
-                f"{_action(client, operation)} failed: {told_by(error)}",
+                f"{_action(client, operation)} failed: {message_of(error)}",
                 remediation="Check that AWS itself answers, not a proxy. " + WAIT,
             ) from None
         return answer
@@ -482,7 +482,7 @@ def _failed(error: ClientError, action: str) -> InventoryFailed:
     else:
         remediation = WAIT
     return InventoryFailed(
-        f"{action} failed with {clean_text(code) or status_of(error)}: {told_by(error)}".rstrip(
+        f"{action} failed with {clean_text(code) or status_of(error)}: {message_of(error)}".rstrip(
             ": "
         ),
         remediation=remediation,

@@ -1,4 +1,4 @@
-"""Tells people and the outside: alerts through Apprise, and a ping for a dead-man's switch."""
+"""Reports to people and the outside: alerts through Apprise, and a ping for a dead-man's switch."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from ecr_catalog_pipeline.adapters.aws import (
     OutOfTimeError,
     call_within,
     code_of,
+    message_of,
     status_of,
-    told_by,
 )
 from ecr_catalog_pipeline.adapters.publisher import NO_LISTS, Lists, Provenance, Published
 from ecr_catalog_pipeline.core.entity import list_name
@@ -195,7 +195,7 @@ class S3Publisher:
         if _is_about_kms(error):
             return TargetRefused(
                 f"{action} on {self.where} was refused because of its KMS key, with "
-                f"{code}: {told_by(error)}",
+                f"{code}: {message_of(error)}",
                 remediation="Enable the KMS key that encrypts the bucket and allow "
                 "kms:GenerateDataKey and kms:Decrypt with it, or choose another encryption for "
                 "the bucket.",
@@ -211,7 +211,7 @@ class S3Publisher:
     def _unavailable(self, error: Exception, action: str) -> TargetUnavailable:
         code = f"{code_of(error)}: " if isinstance(error, ClientError) else ""
         return TargetUnavailable(
-            f"{action} on {self.where} failed: {code}{told_by(error)}",
+            f"{action} on {self.where} failed: {code}{message_of(error)}",
             remediation="Check the network, the bucket and the credentials; what is published "
             "stays.",
         )
@@ -222,4 +222,4 @@ def _is_about_kms(error: ClientError) -> bool:
     code = code_of(error)
     if "throttling" in code.lower() or status_of(error) >= _SERVER_ERROR:
         return False
-    return "KMS" in code.upper() or (code in _REFUSED and "kms" in told_by(error).lower())
+    return "KMS" in code.upper() or (code in _REFUSED and "kms" in message_of(error).lower())

@@ -37,14 +37,14 @@ class Access:
 def check_access(mirror: Mirror, environ: Mapping[str, str]) -> Iterator[Access]:
     """Ask governance, ECR, the target and Backstage in turn.
 
-    Of what policy and origins need to know of ECR, only what is denied is told.
+    Of what policy and origins need to know of ECR, only what is denied is reported.
     """
     checks: tuple[tuple[str, Callable[[Mirror, Adapters], str], str], ...] = (
         ("governance", _governance, ""),
         ("ECR", _registry, " The permissions that it takes are in deploy/iam/."),
         ("ECR rules", _registry_settings, " The permissions that it takes are in deploy/iam/."),
         ("target", _target, ""),
-        ("Backstage", _backstage, " deploy/backstage/ says how to let the pipeline in."),
+        ("Backstage", _backstage, " deploy/backstage/ says how to allow the pipeline."),
     )
     adapters = adapters_of(mirror, environ)
     for subject, check, more in checks:
@@ -81,7 +81,7 @@ def _registry_settings(_: Mirror, adapters: Adapters) -> str:
     try:
         inventory = adapters.registry.read()
     except CatalogError:
-        return ""  # It was told above.
+        return ""  # It was reported above.
     names = [each.name for each in inventory.repositories[:1]]
     settings, _policies = adapters.registry.learn(inventory.account_id, REGISTRY_SETTINGS, names)
     denied = [action for action, why in sorted(settings.unknown.items()) if why == DENIED]
@@ -161,7 +161,7 @@ def _backstage(mirror: Mirror, adapters: Adapters) -> str:
     if served:
         return f"{found}; it serves {reference}"
     return (
-        f"{found}; it does not serve {reference} yet, and whether its rules let it in cannot be "
+        f"{found}; it does not serve {reference} yet, and whether its rules allow it cannot be "
         "asked: see deploy/backstage/"
     )
 

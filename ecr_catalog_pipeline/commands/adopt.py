@@ -149,8 +149,8 @@ def _entries(adoptions: Sequence[Adoption]) -> str:
 
 def _to_fill_in(adoptions: Sequence[Adoption]) -> str:
     missing = {key: sum(key in each.to_fill_in for each in adoptions) for key in ("owner", "risk")}
-    told = " and ".join(f"{key} of {number}" for key, number in missing.items() if number)
-    return f"Fill in: {told}." if told else "Owner and risk are as the tags say."
+    words = " and ".join(f"{key} of {number}" for key, number in missing.items() if number)
+    return f"Fill in: {words}." if words else "Owner and risk are as the tags say."
 
 
 def _write(path: Path, content: bytes) -> None:

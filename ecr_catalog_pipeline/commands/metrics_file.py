@@ -73,7 +73,7 @@ def metrics_of_run(
 
     Args:
         path: of the file; None writes none.
-        warn: is told what is wrong with the file; of a run that failed it is a note on the error.
+        warn: gets what is wrong with the file; of a run that failed it is a note on the error.
     """
     run = RunUnderWay(warn)
     try:

@@ -306,7 +306,7 @@ def _entry(*, strict: bool) -> Schema:
 def _exception() -> Schema:
     properties = {key: _ruled(rule, strict=True) for key, rule in EXCEPTION.keys.items()}
     about_exceptions = "|".join(sorted(NEVER_EXCEPTED))
-    properties["rule"]["not"] = {"pattern": rf"^\s*(?:{about_exceptions})\s*$"}
+    properties["rule"]["not"] = {"type": "string", "pattern": rf"^\s*(?:{about_exceptions})\s*$"}
     described = {key: {"description": rule["description"]} for key, rule in properties.items()}
     return {
         "type": "object",
@@ -318,7 +318,11 @@ def _exception() -> Schema:
             "required": ["origin"],
             "properties": {"origin": {**described["origin"], "type": "string"}},
         },
-        "then": {"properties": {"rule": {**described["rule"], "pattern": r"^\s*orphan\s*$"}}},
+        "then": {
+            "properties": {
+                "rule": {**described["rule"], "type": "string", "pattern": r"^\s*orphan\s*$"}
+            }
+        },
     }
 
 

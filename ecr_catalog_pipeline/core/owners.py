@@ -1,4 +1,4 @@
-"""Findings and their owners: who is told of which, once when it begins and once when it ends."""
+"""Findings and their owners: who is notified of which, when it begins and when it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ecr_catalog_pipeline.core.text import inert, shortened
 MAX_OWNERS: Final = 200
 """How many owners are looked up at once; the others stay unchecked."""
 MAX_FINDINGS: Final = 100
-"""How many error findings are told of at a time; those behind them wait until some have ended."""
+"""How many error findings have notices at a time; the others wait until some have ended."""
 MAX_NOTICES: Final = 20
 """How many notices are sent at one look."""
 OWNER_UNKNOWN: Final = "owner-unknown"
@@ -79,7 +79,7 @@ class OwnedFinding:
     """An error finding and the reference of who answers for it.
 
     Attributes:
-        unknown: Backstage does not know the owner, so there is nobody to tell.
+        unknown: Backstage does not know the owner, so there is nobody to notify.
     """
 
     repository: str
@@ -91,7 +91,7 @@ class OwnedFinding:
 
     @property
     def key(self) -> str:
-        """What tells it from any other one of the mirror."""
+        """What distinguishes it from any other one of the mirror."""
         return f"{self.repository} {self.rule} {self.owner}"
 
 
@@ -123,7 +123,7 @@ def owned_findings(registry: ReconciledRegistry, known: Mapping[str, bool]) -> O
 def _owned(
     findings: Iterable[Finding], owner_of: Mapping[str, str], known: Mapping[str, bool]
 ) -> Iterator[OwnedFinding]:
-    told: set[str] = set()
+    notified: set[str] = set()
     for each in findings:
         owner = owner_reference(owner_of.get(each.repository, ""))
         if each.severity is not Severity.ERROR or owner is None:
@@ -136,18 +136,18 @@ def _owned(
             shortened(each.remediation, _MAX_WORDS),
             unknown=not known.get(owner, True),
         )
-        # One rule may find several things of a repository: its owner is told of the first.
-        if finding.key not in told:
-            told.add(finding.key)
+        # One rule may find several things of a repository: its owner is notified of the first.
+        if finding.key not in notified:
+            notified.add(finding.key)
             yield finding
 
 
-# Who was told
+# Who was notified
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A finding that its owner was told of, or is about to be.
+class Notified:
+    """A finding that its owner was notified of, or is about to be.
 
     Attributes:
         delivered: the notice of its beginning arrived.
@@ -177,10 +177,10 @@ class Notice:
     topic: str = field(default=TOPIC)
 
 
-def advance_told(told: Mapping[str, Told], now: OwnedFindings) -> dict[str, Told]:
-    """Bring what owners were told up to date with the findings that there are now."""
-    after: dict[str, Told] = {}
-    for key, each in told.items():
+def advance_notified(notified: Mapping[str, Notified], now: OwnedFindings) -> dict[str, Notified]:
+    """Bring what owners were notified of up to date with the findings that there are now."""
+    after: dict[str, Notified] = {}
+    for key, each in notified.items():
         if now.lacks(key):
             if each.delivered:
                 after[key] = each if each.ended else replace(each, ended=True, tries=0)
@@ -188,30 +188,30 @@ def advance_told(told: Mapping[str, Told], now: OwnedFindings) -> dict[str, Told
             after[key] = replace(each, ended=False, tries=0) if each.ended else each
     for finding in now.found:
         if finding.key not in after and not finding.unknown:
-            after[finding.key] = Told(finding.repository, finding.rule, finding.owner)
+            after[finding.key] = Notified(finding.repository, finding.rule, finding.owner)
     return after
 
 
 def due_notices(
-    told: Mapping[str, Told], now: OwnedFindings, *, mirror: str, link: str
+    notified: Mapping[str, Notified], now: OwnedFindings, *, mirror: str, link: str
 ) -> list[Notice]:
     """Give the notices that are due: MAX_NOTICES at the most, those tried least first."""
     found = {each.key: each for each in now.found}
     due = [
         key
-        for key, each in told.items()
+        for key, each in notified.items()
         if each.ended or (not each.delivered and key in found and not found[key].unknown)
     ]
-    due.sort(key=lambda key: (told[key].tries, key))
-    return [_notice(key, told[key], found.get(key), mirror, link) for key in due[:MAX_NOTICES]]
+    due.sort(key=lambda key: (notified[key].tries, key))
+    return [_notice(key, notified[key], found.get(key), mirror, link) for key in due[:MAX_NOTICES]]
 
 
 def after_notices(
-    told: Mapping[str, Told], arrived: Collection[str], failed: Collection[str]
-) -> dict[str, Told]:
+    notified: Mapping[str, Notified], arrived: Collection[str], failed: Collection[str]
+) -> dict[str, Notified]:
     """Note which notices arrived, by key; an end that arrived is forgotten."""
-    after: dict[str, Told] = {}
-    for key, each in told.items():
+    after: dict[str, Notified] = {}
+    for key, each in notified.items():
         if key in arrived:
             if not each.ended:
                 after[key] = replace(each, delivered=True, tries=0)
@@ -220,9 +220,11 @@ def after_notices(
     return after
 
 
-def _notice(key: str, told: Told, finding: OwnedFinding | None, mirror: str, link: str) -> Notice:
-    what = f"{told.repository}: {told.rule.replace('-', ' ')}"
-    if told.ended or finding is None:
+def _notice(
+    key: str, notified: Notified, finding: OwnedFinding | None, mirror: str, link: str
+) -> Notice:
+    what = f"{notified.repository}: {notified.rule.replace('-', ' ')}"
+    if notified.ended or finding is None:
         title, severity = f"Resolved: {what}", "low"
         description = "It was corrected or accepted, or somebody else answers for it now."
     else:
@@ -230,12 +232,12 @@ def _notice(key: str, told: Told, finding: OwnedFinding | None, mirror: str, lin
         description = f"{finding.message}. {finding.remediation}"
     return Notice(
         key,
-        told.owner,
+        notified.owner,
         shortened(inert(title), _MAX_TITLE),
         f"{inert(description)} (mirror {mirror})",
         severity,
         link,
-        _scope(f"ecr-catalog/{mirror}/{told.rule}/{told.repository}"),
+        _scope(f"ecr-catalog/{mirror}/{notified.rule}/{notified.repository}"),
     )
 
 

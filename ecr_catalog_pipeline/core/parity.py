@@ -458,7 +458,7 @@ def count_measured(
         late[began_at] += (change.seconds_for_slo or 0) > slo_seconds
         measured += 1
     hours = (
-        MeasuredHour(began_at, _told_apart(seconds[began_at]), late[began_at])
+        MeasuredHour(began_at, _in_buckets(seconds[began_at]), late[began_at])
         for began_at in sorted(seconds)
     )
     return replace(state, hours=tuple(hours), measured=measured)
@@ -526,7 +526,7 @@ def _ranked(seconds: Counter[int], percent: float) -> int:
     return int(found or 0)
 
 
-def _told_apart(seconds: Mapping[int, int]) -> dict[int, int]:
+def _in_buckets(seconds: Mapping[int, int]) -> dict[int, int]:
     """Sort the times of an hour, in coarser steps where they would be too many."""
     counted = Counter(seconds)
     for step in _COARSER_SECONDS:

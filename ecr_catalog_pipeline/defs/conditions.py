@@ -88,7 +88,7 @@ class Known:
         sources: what the last successful run compared; None before the first.
         looked_at: when the last look of the change sensor began that found these sources.
         unseen: signals of sources that the last run did not get to read.
-        owned: the findings of each owner, where the mirror tells owners.
+        owned: the findings of each owner, where the mirror notifies owners.
         link: into the Dagster UI.
     """
 

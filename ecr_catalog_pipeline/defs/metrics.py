@@ -190,8 +190,8 @@ class Exporter:
         """Take the folder of the instance and that of the mirror files.
 
         Args:
-            say: is told once why nothing can be read. Who reads the page needs no login, so there
-                it only says that it is so.
+            say: gets the reason once when nothing can be read. The page needs no login, so it does
+                not give the reason.
         """
         self._home = home
         self._mirrors = mirrors

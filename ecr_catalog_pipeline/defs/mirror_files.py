@@ -72,7 +72,7 @@ def refused_definitions(loaded: LoadedMirrors) -> dg.Definitions:
 def mirror_files_watch(
     loaded: LoadedMirrors, cache: Path, notifier: Notifier
 ) -> dg.SensorDefinition:
-    """Tell people when a mirror file cannot be used, and when it can again."""
+    """Alert people when a mirror file cannot be used, and when it can again."""
 
     @dg.sensor(
         name="mirror_files_watch",
@@ -94,10 +94,10 @@ def mirror_files_watch(
         for name in sorted({*loaded.errors, *before.refused}):
             file = before.refused.get(name, RefusedFile())
             raised = advance(file.raised, _refused(loaded, name, now), now)
-            raised, told_now = send_due(
+            raised, sent_now = send_due(
                 context.log, notifier, name, raised, _watched_in_words(loaded, name)
             )
-            sent += told_now
+            sent += sent_now
             shown = ""
             if name in loaded.errors:
                 evaluation = _evaluation(loaded, name)

@@ -16,9 +16,9 @@ from ecr_catalog_pipeline.core.errors import BackstageUnavailable
 from ecr_catalog_pipeline.core.owners import (
     MAX_OWNERS,
     Notice,
+    Notified,
     OwnedFindings,
-    Told,
-    advance_told,
+    advance_notified,
     after_notices,
     due_notices,
     owned_findings,
@@ -42,7 +42,7 @@ _LAST: Final = -100
 
 
 def owner_checks(mirror: Mirror, adapters: Adapters) -> list[dg.AssetChecksDefinition]:
-    """Define the check of a mirror that tells owners; none of another one.
+    """Define the check of a mirror that notifies owners; none of another one.
 
     It is a warning at the most: what Backstage does not say is never the mirror's failure.
     """
@@ -54,7 +54,7 @@ def owner_checks(mirror: Mirror, adapters: Adapters) -> list[dg.AssetChecksDefin
         asset=key_of(mirror, "reconciled_registry"),
         name=OWNERS_KNOWN,
         description="Backstage knows the owner of every governed repository. Keeps the error "
-        "findings of each owner for the parity watch, which tells them.",
+        "findings of each owner for the parity watch, which notifies them.",
         op_tags={"dagster/priority": str(_LAST)},
     )
     def owners_known(
@@ -92,14 +92,14 @@ def _result(
     )
 
 
-def tell_owners(
+def notify_owners(
     log: logging.Logger,
     mirror: Mirror,
     backstage: BackstageCatalog,
     now: OwnedFindings | None,
-    told: Mapping[str, Told],
-) -> dict[str, Told]:
-    """Send the notices that are due, and give what owners were told after that.
+    notified: Mapping[str, Notified],
+) -> dict[str, Notified]:
+    """Send the notices that are due, and give what owners were notified of after that.
 
     What does not arrive stays due: it is never a failure of the watch.
 
@@ -107,10 +107,10 @@ def tell_owners(
         now: the findings of the last run that looked; None when none did.
     """
     if now is None:
-        return dict(told)
+        return dict(notified)
     identity = mirror.identity
     link = f"/catalog/{identity.namespace}/resource/{identity.name}"
-    after = advance_told(told, now)
+    after = advance_notified(notified, now)
     arrived, failed = set[str](), set[str]()
     deadline = time.monotonic() + SECONDS
     for notice in due_notices(after, now, mirror=mirror.name, link=link):
@@ -141,7 +141,7 @@ def _arrives(log: logging.Logger, backstage: BackstageCatalog, notice: Notice) -
         backstage.notify(notice)
     except BackstageUnavailable as error:
         log.warning(
-            "%s was not told of %r, tried again at the next look: %s",
+            "%s was not notified of %r, tried again at the next look: %s",
             *(notice.owner, notice.title, error),
         )
         return False

@@ -26,7 +26,7 @@ from ecr_catalog_pipeline.core.alerts import (
     advance,
 )
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
-from ecr_catalog_pipeline.core.owners import Told
+from ecr_catalog_pipeline.core.owners import Notified
 from ecr_catalog_pipeline.core.parity import judge
 from ecr_catalog_pipeline.defs import checks
 from ecr_catalog_pipeline.defs.alerting import send_due
@@ -42,7 +42,7 @@ from ecr_catalog_pipeline.defs.kept import (
 )
 from ecr_catalog_pipeline.defs.looks import Looks, in_words
 from ecr_catalog_pipeline.defs.outside import ABSENT, served_observation
-from ecr_catalog_pipeline.defs.owners import tell_owners
+from ecr_catalog_pipeline.defs.owners import notify_owners
 from ecr_catalog_pipeline.mirroring import now_utc
 from ecr_catalog_pipeline.settings import Mirror
 from ecr_catalog_pipeline.wiring import Adapters
@@ -63,18 +63,18 @@ class Watched:
 
     Attributes:
         kept_because: why the last known good entity was not renewed, as the lineage says.
-        kept_told_at: when that was last written there.
+        kept_reported_at: when that was last written there.
         watched_since: when the watch first looked; parity counts as of then before any is known.
-        told: what owners were told of their findings.
+        notified: what owners were notified of.
     """
 
     raised: Mapping[Signal, Raised] = field(default_factory=dict)
     served: str = ""
     verified_at: datetime | None = None
     kept_because: str = ""
-    kept_told_at: datetime | None = None
+    kept_reported_at: datetime | None = None
     watched_since: datetime | None = None
-    told: Mapping[str, Told] = field(default_factory=dict)
+    notified: Mapping[str, Notified] = field(default_factory=dict)
 
 
 _WATCHED: Final = TypeAdapter(Watched)
@@ -98,7 +98,7 @@ class ToWatch:
 
 
 def parity_watch(to_watch: Sequence[ToWatch]) -> dg.SensorDefinition:
-    """Tell people when something begins to be wrong with a mirror, and when it ends."""
+    """Alert people when something begins to be wrong with a mirror, and when it ends."""
     woken = Event()
     looks = {each.mirror.name: Looks[_Look](woken) for each in to_watch}
     known_of = KnownOf()
@@ -232,32 +232,32 @@ def _look_at(each: ToWatch, known: Known | Exception, kept: Kept[Watched], now: 
     elif Signal.PARITY_STALE not in unseen:
         conditions.update(_stale(mirror, seen.after, now))
     raised = advance(before.raised, conditions, now, unseen)
-    told = _told(log, each, known, before, seen)
+    notified = _notified(log, each, known, before, seen)
     last_good = _last_good(seen.after.verified_at)
     raised, sent = send_due(log, notifier, mirror.name, raised, last_good)
     problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
     return _Look(
-        replace(seen.after, raised=raised, told=told),
+        replace(seen.after, raised=raised, notified=notified),
         seen.events,
         _words(raised, sent, heard=notifier.is_heard) + problem,
         said.records,
     )
 
 
-def _told(
+def _notified(
     log: logging.Logger, each: ToWatch, known: Known | Exception, before: Watched, seen: "_Seen"
-) -> Mapping[str, Told]:
-    """Tell owners of their findings, where the mirror asks for it and Backstage answers."""
+) -> Mapping[str, Notified]:
+    """Notify owners of their findings, where the mirror asks for it and Backstage answers."""
     mirror, backstage = each.mirror, each.adapters.backstage
     if backstage is None or not mirror.notify.backstage:
         return {}
     if isinstance(known, Exception) or Signal.BACKSTAGE_UNREACHABLE in seen.conditions:
-        return before.told
+        return before.notified
     try:
-        return tell_owners(log, mirror, backstage, known.owned, before.told)
-    except Exception:  # what owners are told must not stop an alert
-        log.exception("%s: owners were not told of their findings", mirror.name)
-        return before.told
+        return notify_owners(log, mirror, backstage, known.owned, before.notified)
+    except Exception:  # notices to owners must not stop an alert
+        log.exception("%s: owners were not notified of their findings", mirror.name)
+        return before.notified
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +338,7 @@ def _trusted(before: Watched, now: datetime) -> Watched:
     return replace(
         before,
         verified_at=_past(before.verified_at, now),
-        kept_told_at=_past(before.kept_told_at, now),
+        kept_reported_at=_past(before.kept_reported_at, now),
         watched_since=_past(before.watched_since, now),
     )
 
@@ -425,9 +425,9 @@ def _kept(
     """
     why = next((conditions[each].cause for each in STOPS_PUBLISHING if each in conditions), "")
     if not why:
-        return replace(before, kept_because="", kept_told_at=None), []
-    told_at = before.kept_told_at
-    if why == before.kept_because and told_at and now - told_at < AGE_EVERY:
+        return replace(before, kept_because="", kept_reported_at=None), []
+    reported_at = before.kept_reported_at
+    if why == before.kept_because and reported_at and now - reported_at < AGE_EVERY:
         return before, []
     result = checks.last_known_good(published, now, why)
     evaluation = dg.AssetCheckEvaluation(
@@ -438,7 +438,7 @@ def _kept(
         severity=result.severity,
         description=result.description,
     )
-    return replace(before, kept_because=why, kept_told_at=now), [evaluation]
+    return replace(before, kept_because=why, kept_reported_at=now), [evaluation]
 
 
 def _stale(mirror: Mirror, known: Watched, now: datetime) -> dict[Signal, Condition]:
@@ -475,7 +475,7 @@ def _since(before: Watched, signal: Signal, now: datetime) -> datetime:
 
 def _words(raised: Mapping[Signal, Raised], sent: list[Alert], *, heard: bool) -> str:
     """What the tick says in the UI."""
-    told = f"sent: {', '.join(alert.title for alert in sent)}" if sent else ""
+    delivered = f"sent: {', '.join(alert.title for alert in sent)}" if sent else ""
     well = "" if raised else ALL_IS_WELL
     unheard = "" if heard else "alerts only go to the log: no alert URL is set"
-    return "; ".join(filter(None, (", ".join(raised), told, well, unheard)))
+    return "; ".join(filter(None, (", ".join(raised), delivered, well, unheard)))

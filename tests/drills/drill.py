@@ -5,7 +5,7 @@
         before = Standing.of(world)
         met = meet(world)                  # the run that meets the fault
         drill.observe(world, before, met)
-        ...                                # mend it, and let a healthy run try
+        ...                                # repair it, and let a healthy run try
         drill.recovered = meet(world).outcome == "published"
 
 The test asserts what must have happened; the table at the end of the test run shows what did.

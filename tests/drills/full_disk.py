@@ -51,21 +51,21 @@ def main(disk: Path, folder: Path, what: str) -> dict[str, object]:
     publisher = made(what, disk, folder)
     old = publisher.publish(OLD, None, BY_DRILL)
     filler = fill(disk)
-    told: dict[str, object] = {"where": publisher.where}
+    found: dict[str, object] = {"where": publisher.where}
     try:
         publisher.publish(NEW, old, BY_DRILL)
     except CatalogError as error:
-        told |= {
+        found |= {
             "error": type(error).__name__,
             "words": str(error),
             "remediation": error.remediation,
         }
-    told["left"] = sorted(each.name for each in disk.glob("published/*"))
+    found["left"] = sorted(each.name for each in disk.glob("published/*"))
     filler.unlink()
-    told["meanwhile"] = publisher.read().content == OLD
+    found["meanwhile"] = publisher.read().content == OLD
     publisher.publish(NEW, old, BY_DRILL)
-    told["after"] = publisher.read().content == NEW
-    return told
+    found["after"] = publisher.read().content == NEW
+    return found
 
 
 if __name__ == "__main__":

@@ -50,14 +50,14 @@ class Came:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Order:
     step: str
     ahead: timedelta = timedelta()
     approve: str | None = None
 
 
 class RunProcess:
-    """One process that reads, plans and publishes when it is told to."""
+    """One process that reads, plans and publishes when it is ordered to."""
 
     def __init__(self, mirrors: Path, name: str, cache: Path) -> None:
         self._pipe, theirs = _FORKED.Pipe()
@@ -75,7 +75,7 @@ class RunProcess:
         Args:
             ahead: how far its clock is ahead.
         """
-        self._pipe.send(_Told(step, ahead, approve))
+        self._pipe.send(_Order(step, ahead, approve))
 
     def came(self) -> Came:
         """Wait for what the step came to."""
@@ -126,12 +126,12 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
     pipe.send(Came("ready"))
     while True:
         try:
-            told: _Told = pipe.recv()
+            order: _Order = pipe.recv()
         except EOFError:
             return
-        ahead = told.ahead
+        ahead = order.ahead
         try:
-            if told.step != "publish":
+            if order.step != "publish":
                 governance = mirroring.read_governance(mirror, adapters)
                 inventory = mirroring.read_inventory(adapters.registry)
                 planned = mirroring.plan_publication(
@@ -144,7 +144,7 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
                 )
             assert planned is not None
             plan = planned.plan
-            if told.step == "plan":
+            if order.step == "plan":
                 pipe.send(Came("planned", content=plan.content, plan_hash=plan.plan_hash))
                 continue
             publication = mirroring.publish(
@@ -152,7 +152,7 @@ def _serve(pipe: Connection, mirrors: Path, name: str, cache: Path) -> None:
                 planned,
                 mirror=name,
                 run_id=str(os.getpid()),
-                approve=told.approve,
+                approve=order.approve,
                 clock=lambda: mirroring.now_utc() + ahead,  # noqa: B023 - called in this turn
             )
             pipe.send(Came(publication.outcome.value, None, "", plan.content, plan.plan_hash))

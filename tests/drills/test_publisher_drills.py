@@ -1,7 +1,7 @@
 """Publishing under every trouble: compare-and-swap, the fence, whole files and the hold.
 
 Every drill asserts the same: nothing was overwritten that was not read, what is published is a
-whole entity, no repository that is still live was removed, the error says what and how to mend it,
+whole entity, no repository that is still live was removed, the error says what and how to fix it,
 and the next healthy run recovers alone.
 """
 
@@ -1134,15 +1134,15 @@ def test_a_full_disk_leaves_the_old_content_and_room_mends_it(
         timeout=120,
     )
     assert done.returncode == 0, done.stderr.decode()
-    told = cast("dict[str, Any]", json.loads(done.stdout))
-    drill.happened = f"{told['error']}: {told['words']}"
-    drill.touched, drill.recovered = not told["meanwhile"], told["after"]
+    found = cast("dict[str, Any]", json.loads(done.stdout))
+    drill.happened = f"{found['error']}: {found['words']}"
+    drill.touched, drill.recovered = not found["meanwhile"], found["after"]
     drill.wrong_removals = ()
-    assert told["error"] == "TargetUnavailable"
-    assert told["where"] in told["words"]
-    assert told["remediation"]
+    assert found["error"] == "TargetUnavailable"
+    assert found["where"] in found["words"]
+    assert found["remediation"]
     if what != "clone":
-        assert "No space left on device" in told["words"]
-    assert told["left"] in ([], [".entity.yaml.lock", "entity.yaml"]), "no half file is left"
-    assert told["meanwhile"], "the old content was read while the disk was full"
-    assert told["after"], "the next publication recovered"
+        assert "No space left on device" in found["words"]
+    assert found["left"] in ([], [".entity.yaml.lock", "entity.yaml"]), "no half file is left"
+    assert found["meanwhile"], "the old content was read while the disk was full"
+    assert found["after"], "the next publication recovered"

@@ -137,9 +137,9 @@ def wait_for(
     what: str,
     *,
     every: float = 0.5,
-    told: Callable[[], str] = str,
+    reported: Callable[[], str] = str,
 ) -> float:
-    """Wait until something is true, and give how long that took; failing adds what *told* says."""
+    """Wait until something is true, and give how long that took; a failure adds `reported()`."""
     began = time.monotonic()
     while True:
         try:
@@ -147,7 +147,7 @@ def wait_for(
                 return time.monotonic() - began
         except (urllib.error.URLError, FileNotFoundError):
             pass
-        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}\n{told()}"
+        assert time.monotonic() - began < seconds, f"waited {seconds} s for {what}\n{reported()}"
         time.sleep(every)
 
 

@@ -23,7 +23,7 @@ from ecr_catalog_pipeline.demo.world import (
 from tests.e2e.running import RunningDemo, running_demo, wait_for
 from tests.integration.backstage import require_backstage
 
-# The sensor sees the change, the run fails, and within 30 s more the watch has told.
+# The sensor sees the change, the run fails, and within 30 s more the watch has sent an alert.
 TOLD_SECONDS = 30 + 30
 
 pytestmark = pytest.mark.timeout(600)
@@ -83,7 +83,7 @@ def test_one_alert_when_it_begins_one_when_it_ends_and_the_ping_stops_with_the_d
     }
     with running_demo(tmp_path, environment=environment) as demo:
         wait_for(lambda: bool(receiver.pings), 120, "the first ping")
-        # Backstage was not up at the first run: that was told, and that it ended.
+        # Backstage was not up at the first run: that was reported, and that it ended.
         wait_for(lambda: is_even(receiver), TOLD_SECONDS, "every beginning to have its end")
         receiver.alerts.clear()
 

@@ -1,4 +1,4 @@
-"""A real Backstage: what it serves of our entity, and what the shipped configurations let in."""
+"""A real Backstage: what it serves of our entity, and what the shipped configurations allow."""
 
 from __future__ import annotations
 

@@ -85,8 +85,10 @@ class Deployment:
         return run.status
 
     def succeeds(self, run_id: str) -> None:
-        wait_for(lambda: self._ended(run_id), 180, f"the end of run {run_id}", told=self.told)
-        assert self.status(run_id) is dg.DagsterRunStatus.SUCCESS, self.told()
+        wait_for(
+            lambda: self._ended(run_id), 180, f"the end of run {run_id}", reported=self.reported
+        )
+        assert self.status(run_id) is dg.DagsterRunStatus.SUCCESS, self.reported()
 
     def started(self, run_id: str) -> dg.DagsterRun:
         """Wait until the worker of a run works, and give the run."""
@@ -94,7 +96,7 @@ class Deployment:
             lambda: self.status(run_id) is dg.DagsterRunStatus.STARTED,
             120,
             f"the start of run {run_id}",
-            told=self.told,
+            reported=self.reported,
         )
         run = self.instance.get_run_by_id(run_id)
         assert run
@@ -109,7 +111,7 @@ class Deployment:
         done = dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS])
         return [run for run in self.instance.get_runs(done) if tag in run.tags]
 
-    def told(self) -> str:
+    def reported(self) -> str:
         """Give what the processes have written."""
         logs = sorted(self.home.parent.rglob("log"))
         return "\n".join(f"== {log}\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
@@ -356,7 +358,7 @@ def control_plane(
             120,
             "the code server",
             every=1,
-            told=lambda: "\n".join(
+            reported=lambda: "\n".join(
                 log.read_text(errors="replace")[-4000:] for log in home.parent.rglob("log")
             ),
         )
@@ -424,7 +426,9 @@ def test_runs_that_are_launched_elsewhere_keep_the_mirror(deployment: Deployment
 
     # A sensor of the daemon sees the change and launches a run.
     world.have("team/new")
-    wait_for(lambda: "team/new" in world.listed, 120, "a sensor's run", told=deployment.told)
+    wait_for(
+        lambda: "team/new" in world.listed, 120, "a sensor's run", reported=deployment.reported
+    )
     wait_for(lambda: bool(deployment.runs("dagster/sensor_name")), 60, "its end")
 
     # A mass removal is held, and published once somebody approves it.
@@ -447,13 +451,15 @@ def test_runs_that_are_launched_elsewhere_keep_the_mirror(deployment: Deployment
         lambda: deployment.status(killed) is dg.DagsterRunStatus.FAILURE,
         90,
         "the killed worker to be noticed",
-        told=deployment.told,
+        reported=deployment.reported,
     )
-    wait_for(lambda: "team/made-up-for" in world.listed, 120, "a later run", told=deployment.told)
+    wait_for(
+        lambda: "team/made-up-for" in world.listed, 120, "a later run", reported=deployment.reported
+    )
 
     wait_for(
         lambda: bool(deployment.runs("dagster/schedule_name")),
         180,
         "a scheduled run",
-        told=deployment.told,
+        reported=deployment.reported,
     )

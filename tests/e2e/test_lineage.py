@@ -23,7 +23,7 @@ def test_no_asset_is_unsynced_after_scheduled_and_sensor_made_runs(running: Runn
         assert len(found) == 8
         return set(found.values()) == {"FRESH"}
 
-    wait_for(fresh, 150, "an overview without a badge", told=lambda: str(badges(running)))
+    wait_for(fresh, 150, "an overview without a badge", reported=lambda: str(badges(running)))
     before = running.graphql("{ runsOrError { ... on Runs { count } } }")["runsOrError"]["count"]
     worlds.create_in_ecr(running.world, "lineage/new")
 
@@ -32,5 +32,5 @@ def test_no_asset_is_unsynced_after_scheduled_and_sensor_made_runs(running: Runn
         return bool(runs["count"] > before)
 
     wait_for(another_run, 150, "a run for the change")
-    wait_for(fresh, 150, "an overview without a badge", told=lambda: str(badges(running)))
+    wait_for(fresh, 150, "an overview without a badge", reported=lambda: str(badges(running)))
     worlds.delete_in_ecr(running.world, "lineage/new")

@@ -237,7 +237,7 @@ def test_make_run_mirrors_the_demo_until_ctrl_c_and_goes_on_the_next_time(demo: 
             lambda: demo.verify().returncode == 0,
             SCHEDULE_SECONDS,
             "Backstage to be in parity",
-            told=demo.state,
+            reported=demo.state,
         )
 
     # Ctrl-C ends all of it.

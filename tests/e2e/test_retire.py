@@ -116,7 +116,7 @@ def serve(files: FileServer, catalog: Path) -> None:
 
 
 def reading(files: FileServer) -> dict[str, Any]:
-    """A configuration that reads the catalog as its owners do, and lets in what they declare."""
+    """A configuration that reads the catalog as its owners do, and allows what they declare."""
     demo = yaml.safe_load(DEMO_CONFIG.read_text(encoding="utf-8"))
     return {
         "backend": {**demo["backend"], "reading": {"allow": [{"host": files.host}]}},
@@ -166,7 +166,7 @@ def test_the_ghosts_go_the_mirrors_entity_and_every_other_stay(
         serve(files, catalog)
 
         wait_for(lambda: not served(backstage).keys() & GHOSTS, GONE_SECONDS, "the ghosts to go")
-        # What Backstage was told to read by itself and cannot find, it goes on serving.
+        # What Backstage was configured to read by itself and cannot find, it goes on serving.
         time.sleep(LONG_ENOUGH)
         after = served(backstage)
 

@@ -57,7 +57,7 @@ class FakeBackstage:
     """A context manager: it serves inside `with`.
 
     Attributes:
-        token: the bearer token that it insists on; None lets everybody in.
+        token: the bearer token that it insists on; None allows everybody.
         source: gives the file that a re-read finds; None finds nothing, and changes nothing.
         looks: whether its processing finds a new entity by itself.
         locations: type and target of those that it is configured to read.

@@ -75,10 +75,10 @@ def test_the_plan_of_the_platforms_file_says_what_a_person_would(
         ("new-app-16", "promote-to-active"),
         ("new-wp-reg2", "promote-to-active"),
     ]
-    told = command("plan", "-m", platform.name).out
-    assert "Plan: 2 to add, 0 to update, 0 to remove. 2 live, 6 pending, 3 ghost," in told
+    reported = command("plan", "-m", platform.name).out
+    assert "Plan: 2 to add, 0 to update, 0 to remove. 2 live, 6 pending, 3 ghost," in reported
     for name in ("base-images", "payments-gateway", "shop-search"):
-        assert f"  ghost    {name} " in told
+        assert f"  ghost    {name} " in reported
 
 
 def test_the_platform_has_nothing_to_adopt(platform: World, command: Command) -> None:
@@ -196,9 +196,9 @@ def test_an_orphan_that_is_excepted_is_adopted_only_by_its_name(
     assert list(yaml.safe_load(command("adopt", "-m", world.name).out)) == ["tmp"]
     named = command("adopt", "-m", world.name, "cdk-assets")
     assert list(yaml.safe_load(named.out)) == ["cdk-assets"]
-    told = command("plan", "-m", world.name).out
-    assert "Accepted without an end: CDK bootstrap assets" in told
-    assert ", 1 excepted." in told
+    reported = command("plan", "-m", world.name).out
+    assert "Accepted without an end: CDK bootstrap assets" in reported
+    assert ", 1 excepted." in reported
 
 
 def test_tags_that_may_not_be_read_are_left_to_fill_in_with_the_action_to_allow(

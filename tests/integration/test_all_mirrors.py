@@ -96,14 +96,14 @@ def test_one_mirror_in_trouble_leaves_the_others_whole(command: Command) -> None
     assert "AccessDenied" in " ".join(rows["denied"][7:])
     assert done.out.endswith("\nMirrors: 3 error, 1 held, 1 changes, 1 unchanged.\n")
     assert done.code == 1
-    for told in (
+    for reported in (
         r"^broken: Error: mirrors/broken\.yaml: ",
         r"^denied: Error: ecr:DescribeRepositories failed with AccessDenied",
         r"^denied: Last good, as it was: 5 live",
         r"^hanging: Error: ecr:DescribeRepositories failed: ",
         r"^held: held: .*4",
     ):
-        assert re.search(told, done.err, re.MULTILINE), done.err
+        assert re.search(reported, done.err, re.MULTILINE), done.err
 
 
 def test_a_held_plan_is_approved_by_the_hash_that_the_table_shows(

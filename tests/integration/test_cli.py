@@ -383,10 +383,10 @@ def test_plan_exits_with_what_it_found(world: World, shell: Shell) -> None:
     held = shell("plan", "-m", world.name, "--json")
     assert held.returncode == 3
     assert json.loads(held.stdout)["held"] is True
-    told = shell("plan", "-m", world.name)
-    assert told.returncode == 3
-    assert json.loads(held.stdout)["plan_hash"] in told.stdout
-    assert "3 of 5 repositories (60 %)" in told.stdout
+    reported = shell("plan", "-m", world.name)
+    assert reported.returncode == 3
+    assert json.loads(held.stdout)["plan_hash"] in reported.stdout
+    assert "3 of 5 repositories (60 %)" in reported.stdout
 
 
 def test_plan_is_coloured_on_a_terminal_alone(world: World, shell: Shell) -> None:
@@ -621,11 +621,11 @@ def test_an_interrupted_command_stops_without_a_traceback(world: World, shell: S
         while not world.fake.count("GetCallerIdentity") and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        said, told = process.communicate(timeout=120)
+        said, reported = process.communicate(timeout=120)
 
     assert process.returncode == 1
     assert said == ""
-    assert told.strip() == "Stopped."
+    assert reported.strip() == "Stopped."
 
 
 def test_a_reader_that_leaves_early_sees_no_error(world: World, shell: Shell) -> None:
@@ -641,9 +641,9 @@ def test_a_reader_that_leaves_early_sees_no_error(world: World, shell: Shell) ->
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read()
+        reported = process.stderr.read()
 
-    assert told == ""
+    assert reported == ""
 
 
 # guard

@@ -391,14 +391,14 @@ def commands(block: Block) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = []
     lines = iter(block.text.splitlines())
     for line in lines:
-        told = re.match(r"(?:~/\S+)?\$ ", line) if block.language != "sh" else None
-        if block.language == "sh" or told:
-            command = line.removeprefix(told[0]) if told else line
+        reported = re.match(r"(?:~/\S+)?\$ ", line) if block.language != "sh" else None
+        if block.language == "sh" or reported:
+            command = line.removeprefix(reported[0]) if reported else line
             # A pipe that begins the next line belongs to a command, as a backslash does.
             while command.endswith("\\"):
                 command = f"{command}\n{next(lines)}"
             if not re.fullmatch(r"\s*(#.*)?", command):
-                found.append((command, "" if told else None))
+                found.append((command, "" if reported else None))
         else:
             command, output = found[-1]
             found[-1] = command, f"{output}{line}\n"
@@ -634,14 +634,14 @@ def _run_block(reader: Reader, block: Block) -> None:
     for place, (command, shown) in enumerate(asked_for, 1):
         code = int(block.notes.get("exit", 0)) if place == len(asked_for) else 0
         done = reader.run(command)
-        told = f"{block}: {command}\n{done.out}\n{done.err}"
-        assert done.code == code, told
-        assert "Traceback" not in done.err, told
+        reported = f"{block}: {command}\n{done.out}\n{done.err}"
+        assert done.code == code, reported
+        assert "Traceback" not in done.err, reported
         judged = [judge(reader, each) for each in reader.asked()]
-        assert set(REPLACED) & set(judged) == set(REPLACED) & set(command.split()), told
+        assert set(REPLACED) & set(judged) == set(REPLACED) & set(command.split()), reported
         written += f"$ {command}\n{done.out.replace(str(reader.home), '/home/jo')}"
         if shown is not None and not REWRITE:
-            assert plain(done.out, reader) == plain(shown, reader), told
+            assert plain(done.out, reader) == plain(shown, reader), reported
     if REWRITE and block.language == "console":
         text = text_of(block.page)
         (ROOT / block.page).write_text(
@@ -678,8 +678,8 @@ def test_the_plan_of_the_readme_is_one_of_the_demo(tmp_path: Path) -> None:
         reader.fake.create("shop/vouchers")
         reader.fake.delete("shop/search")
         done = reader.run("ecr-catalog plan -m demo")
-        told = [" ".join(line.split()) for line in plain(done.out, reader)]
-        told = [line.replace("/home/jo/mirroring/", "") for line in told]
+        reported = [" ".join(line.split()) for line in plain(done.out, reader)]
+        reported = [line.replace("/home/jo/mirroring/", "") for line in reported]
         ((_, shown),) = commands(block)
         assert shown
         wanted = [" ".join(line.split()) for line in plain(shown, reader)]
@@ -687,9 +687,9 @@ def test_the_plan_of_the_readme_is_one_of_the_demo(tmp_path: Path) -> None:
     assert done.code == 2, done.err
     for line in wanted:
         if line.endswith("..."):
-            assert [each for each in told if each.startswith(line.removesuffix("..."))], line
+            assert [each for each in reported if each.startswith(line.removesuffix("..."))], line
         else:
-            assert line in told, done.out
+            assert line in reported, done.out
 
 
 def test_what_else_the_readme_shows_of_the_demo_is_what_the_demo_says() -> None:
@@ -1033,8 +1033,8 @@ def test_every_key_of_policy_and_exceptions_is_documented() -> None:
 
 def test_every_action_of_aws_is_documented() -> None:
     heading = "What is read, and what happens when it cannot be"
-    told = [code for cells in rows("docs/policy.md", heading, 3) for code in codes(cells[0])]
-    assert set(told) == set(Setting)
+    reported = [code for cells in rows("docs/policy.md", heading, 3) for code in codes(cells[0])]
+    assert set(reported) == set(Setting)
 
 
 def read_variables() -> set[str]:
@@ -1127,9 +1127,9 @@ def test_every_alert_names_a_section_that_helps(signal: Signal) -> None:
 
 
 def test_the_runbook_says_what_housekeeping_keeps() -> None:
-    told = rows("docs/operating.md", "Where the history is", 3)
+    reported = rows("docs/operating.md", "Where the history is", 3)
     fields = HousekeepingConfig.model_fields
-    kept = {codes(key)[0]: stays for _, stays, key in told}
+    kept = {codes(key)[0]: stays for _, stays, key in reported}
     assert kept.keys() == fields.keys()
     assert kept["keep_days"] == f"{fields['keep_days'].default} days"
     assert kept["keep_details_hours"] == f"{fields['keep_details_hours'].default} hour"

@@ -113,9 +113,9 @@ def failed(registry: EcrRegistry, *looked_up: str) -> InventoryFailed:
 
 
 def test_each_page_is_told_with_what_was_read_so_far(warm: tuple[FakeAws, EcrRegistry]) -> None:
-    told: list[tuple[int, int]] = []
-    warm[1].read(lambda pages, repositories: told.append((pages, repositories)))
-    assert told == [(1, 1000), (2, 1001)]
+    reported: list[tuple[int, int]] = []
+    warm[1].read(lambda pages, repositories: reported.append((pages, repositories)))
+    assert reported == [(1, 1000), (2, 1001)]
 
 
 def test_tags_are_read_of_one_repository_and_a_denial_is_not_an_error() -> None:
@@ -679,8 +679,8 @@ def test_a_profile_that_does_not_exist_fails_the_read(
 def test_a_refusal_that_repeats_the_signed_request_is_told_without_its_credentials(
     warm: tuple[FakeAws, EcrRegistry],
 ) -> None:
-    told = "bad: Authorization=AWS4-HMAC-SHA256 Credential=AKIAPLANTED, Signature=5ec2e7"
-    words = f"{told}\nX-Amz-Security-Token: PLANTEDTOKEN"
+    reported = "bad: Authorization=AWS4-HMAC-SHA256 Credential=AKIAPLANTED, Signature=5ec2e7"
+    words = f"{reported}\nX-Amz-Security-Token: PLANTEDTOKEN"
     body = json.dumps({"__type": "IncompleteSignatureException", "message": words}).encode()
 
     error = fails(warm, Answer(body, 400))

@@ -624,7 +624,7 @@ def test_no_url_of_the_environment_ends_in_anything_but_false(
     secret = "pl4nted-t0ken"
     spoilt = f"{url}{secret}"
     notifier = Notifier({ALERT_URLS_VARIABLE: spoilt, PING_URL_VARIABLE: spoilt})
-    condition = Condition(Signal.RUN_FAILED, NOON, "a cause", "a mend")
+    condition = Condition(Signal.RUN_FAILED, NOON, "a cause", "a fix")
     assert notifier.ping() is False
     assert notifier.send(Alert("goldenpath", condition, None, "none")) is False
     out, err = capfd.readouterr()

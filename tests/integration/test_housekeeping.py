@@ -585,7 +585,7 @@ def test_a_housekeeping_that_was_cut_off_is_finished_by_the_next(history: Histor
     history.run()
     history.many_young()
     with history.runs.connect() as conn:
-        cut, mend = REFUSALS[conn.dialect.name]
+        cut, repair = REFUSALS[conn.dialect.name]
         for statement in cut:
             conn.execute(sql.text(statement))
     with pytest.raises(sql.exc.DBAPIError, match="cut off"):
@@ -593,7 +593,7 @@ def test_a_housekeeping_that_was_cut_off_is_finished_by_the_next(history: Histor
     assert all(history.has(run) for run in old)
     assert not any(history.files_of(run) for run in old), "it was cut off in the middle"
     with history.runs.connect() as conn:
-        for statement in mend:
+        for statement in repair:
             conn.execute(sql.text(statement))
 
     history.keep()

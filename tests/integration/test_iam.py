@@ -167,7 +167,7 @@ class S3Proxy:
             }
             found.add(Action(names[method], f"arn:aws:s3:::{bucket}/{key}"))
             if status == 404:
-                # That the key is missing, and not denied, is told to who may list the bucket.
+                # That the key is missing, and not denied, is said to who may list the bucket.
                 found.add(Action("s3:ListBucket", f"arn:aws:s3:::{bucket}"))
         return found
 

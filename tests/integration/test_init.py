@@ -175,7 +175,7 @@ def user(
 
 
 def granted(done: Done) -> dict[str, bool]:
-    """Say of each subject whether it lets us in, as the command says."""
+    """Say of each subject whether it gives us access, as the command says."""
     return {
         subject.strip(): mark == "✓"
         for mark, subject in re.findall(r"^  ([✓✗]) (.{10})  ", done.stdout, re.MULTILINE)
@@ -534,12 +534,12 @@ def test_each_thing_that_lets_us_not_in_is_told_with_the_way_out(user: User) -> 
         user.fake.clear()
         user.platform.commit({PATH: GOVERNANCE})
         before = user.mirror().read_bytes()
-        mended = user.run("init", "--check", "goldenpath", BACKSTAGE_TOKEN="the-right-one")
+        repaired = user.run("init", "--check", "goldenpath", BACKSTAGE_TOKEN="the-right-one")
 
-        assert mended.returncode == 0, mended.stdout
-        assert set(granted(mended).values()) == {True}
-        assert f"{backstage.url} answers and takes the token of BACKSTAGE_TOKEN" in mended.stdout
-        assert "whether its rules let it in cannot be asked" in mended.stdout
+        assert repaired.returncode == 0, repaired.stdout
+        assert set(granted(repaired).values()) == {True}
+        assert f"{backstage.url} answers and takes the token of BACKSTAGE_TOKEN" in repaired.stdout
+        assert "whether its rules allow it cannot be asked" in repaired.stdout
         assert user.mirror().read_bytes() == before
 
 

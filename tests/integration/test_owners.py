@@ -1,4 +1,4 @@
-"""Findings reach their owners: looked up in Backstage, told once, and told when it is over."""
+"""Findings reach their owners: looked up in Backstage, notified at the beginning and the end."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def break_one(drill: Drill, name: str = WRONG, owner: str = "team-a") -> None:
     drill.world.govern(name, owner=owner)
 
 
-def told(drill: Drill) -> list[str]:
+def notified(drill: Drill) -> list[str]:
     """Run the mirror, look several times, and give the titles that were sent since."""
     before = len(drill.backstage.sent())
     drill.sync()
@@ -80,10 +80,10 @@ def rows(found: dg.AssetCheckEvaluation) -> list[Mapping[str, Any]]:
 
 
 def test_an_error_is_told_to_each_member_of_its_owner_once_and_so_is_its_end(drill: Drill) -> None:
-    assert told(drill) == []
+    assert notified(drill) == []
     break_one(drill)
 
-    (title,) = told(drill)
+    (title,) = notified(drill)
 
     assert title.startswith(f"{WRONG}: ")
     assert drill.backstage.titles_of("user:default/ann") == [title]
@@ -94,24 +94,24 @@ def test_an_error_is_told_to_each_member_of_its_owner_once_and_so_is_its_end(dri
     assert payload["severity"] == "high"
     assert payload["link"] == f"/catalog/default/resource/{MIRROR}-ecr-registry"
     assert payload["topic"] == "ecr-catalog"
-    assert told(drill) == []
+    assert notified(drill) == []
 
     drill.world.ungovern(WRONG)
-    assert told(drill) == [f"Resolved: {title}"]
+    assert notified(drill) == [f"Resolved: {title}"]
     assert drill.backstage.titles_of("user:default/ann") == [f"Resolved: {title}"]
-    assert told(drill) == []
+    assert notified(drill) == []
 
 
 def test_a_restart_tells_nothing_again_and_a_lost_cursor_replaces_what_was_told(
     drill: Drill,
 ) -> None:
     break_one(drill)
-    (title,) = told(drill)
+    (title,) = notified(drill)
     drill.world.restart()
-    assert told(drill) == []
+    assert notified(drill) == []
 
     drill.cursor = None
-    assert told(drill) == [title]
+    assert notified(drill) == [title]
     assert drill.backstage.titles_of("user:default/ann") == [title]
 
 
@@ -119,7 +119,7 @@ def test_a_restart_tells_nothing_again_and_a_lost_cursor_replaces_what_was_told(
 def test_what_does_not_arrive_fails_nothing_and_is_sent_when_it_can_be(
     drill: Drill, how: str | Fault
 ) -> None:
-    told(drill)
+    notified(drill)
     break_one(drill)
     drill.sync()
     match how:
@@ -148,7 +148,7 @@ def test_what_does_not_arrive_fails_nothing_and_is_sent_when_it_can_be(
 
 def test_a_run_that_fails_ends_nothing(drill: Drill) -> None:
     break_one(drill)
-    told(drill)
+    notified(drill)
     drill.world.commit("repositories: [")
     drill.world.sync_fails()
     before = len(drill.backstage.sent())
@@ -161,10 +161,10 @@ def test_a_run_that_fails_ends_nothing(drill: Drill) -> None:
 def test_another_owner_is_told_and_the_one_before_that_it_is_over(drill: Drill) -> None:
     drill.backstage.groups[OTHER] = ["user:default/cem"]
     break_one(drill)
-    (title,) = told(drill)
+    (title,) = notified(drill)
     break_one(drill, owner="team-b")
 
-    assert sorted(told(drill)) == sorted([title, f"Resolved: {title}"])
+    assert sorted(notified(drill)) == sorted([title, f"Resolved: {title}"])
     assert drill.backstage.titles_of("user:default/ann") == [f"Resolved: {title}"]
     assert drill.backstage.titles_of("user:default/cem") == [title]
 
@@ -199,9 +199,9 @@ def test_owners_are_looked_up_in_one_request_and_an_unknown_one_is_a_warning(
     (asked,) = [each for each in drill.backstage.asked if each.path == BY_REFS]
     assert len(asked.body["entityRefs"]) == 3
     drill.look(2)
-    assert drill.backstage.sent() == []  # Nobody is there to be told.
+    assert drill.backstage.sent() == []  # Nobody is there to be notified.
     drill.backstage.groups["group:default/gone"] = ["user:default/dee"]
-    assert len(told(drill)) == 1
+    assert len(notified(drill)) == 1
     assert owners_known(drill).passed
 
 
@@ -223,7 +223,7 @@ def test_a_mirror_that_does_not_ask_for_it_asks_and_tells_nothing(drill: Drill) 
     notifying(drill.world, drill.backstage, on=False)
     break_one(drill)
 
-    assert told(drill) == []
+    assert notified(drill) == []
     assert "owners_known" not in drill.world.sync().checks
     assert not {BY_REFS, NOTIFICATIONS} & {each.path for each in drill.backstage.asked}
 

@@ -96,7 +96,7 @@ class Receiver:
 
 @dataclass
 class Drill:
-    """A mirror in parity, somebody who watches it, and somebody who is told."""
+    """A mirror in parity, somebody who watches it, and somebody who gets the alerts."""
 
     world: World
     backstage: FakeBackstage
@@ -156,7 +156,7 @@ class Drill:
         return tick
 
     def heard(self) -> list[str]:
-        """Look several times; give what was told since the last time."""
+        """Look several times; give what was reported since the last time."""
         before = len(self.receiver.titles)
         self.look(times=3)
         return self.receiver.titles[before:]
@@ -482,9 +482,11 @@ def test_two_causes_at_a_time_are_two_alerts(drill: Drill) -> None:
     drill.world.commit("]")
     drill.world.sync_fails()
 
-    told = sorted(drill.heard())
+    reported = sorted(drill.heard())
 
-    assert told == sorted([begins(Signal.BACKSTAGE_UNREACHABLE), begins(Signal.GOVERNANCE_REFUSED)])
+    assert reported == sorted(
+        [begins(Signal.BACKSTAGE_UNREACHABLE), begins(Signal.GOVERNANCE_REFUSED)]
+    )
 
 
 # What is only planned, queued or under way begins and ends nothing
@@ -816,8 +818,8 @@ def test_thirty_upgrades_and_rollbacks_of_stored_state_lose_no_hold_and_repeat_n
         before = len(drill.receiver.titles)
         drill.look(times=2)
 
-        told = drill.receiver.titles[before:]
-        assert told == ([begins(Signal.PLAN_HELD)] if loses_alert else []), (number, text)
+        reported = drill.receiver.titles[before:]
+        assert reported == ([begins(Signal.PLAN_HELD)] if loses_alert else []), (number, text)
         assert drill.kept["raised"]["plan-held"]["delivered"]
         if number % 10 == 9:
             assert drill.world.sync().outcome == "held"

@@ -503,9 +503,9 @@ def test_an_orphan_is_told_with_its_probable_origin_and_what_follows(world: Worl
         "hub/redis": "pull-through-cache",
         "toolbox": "unknown",
     }
-    told = evaluated(done, "no_orphans").metadata["what_follows"].value
-    assert isinstance(told, str)
-    first, second = told.splitlines()
+    reported = evaluated(done, "no_orphans").metadata["what_follows"].value
+    assert isinstance(reported, str)
+    first, second = reported.splitlines()
     assert first.startswith("- 2 in AWS, not governed, probably created by the pull-through cache")
     assert "ecr-catalog adopt" in first
     assert "the next pull creates it again" in first

@@ -63,12 +63,12 @@ def test_a_plan_of_a_file_is_the_plan_that_the_branch_would_have(
     before = world.content, world.target.history()
 
     done = command("plan", "-m", world.name, "--governance", file, "--json")
-    told = command("plan", "-m", world.name, "--governance", file)
+    reported = command("plan", "-m", world.name, "--governance", file)
 
     planned = json.loads(done.out)
-    assert (done.code, told.code) == (2, 2)
+    assert (done.code, reported.code) == (2, 2)
     assert planned["changes"] == {"added": ["team/new"], "removed": [], "updated": [FIVE[0]]}
-    assert f"governance {file} in place of catalogs/ecr-catalog.yaml" in told.out
+    assert f"governance {file} in place of catalogs/ecr-catalog.yaml" in reported.out
     assert (world.content, world.target.history()) == before, "it publishes nothing"
 
     world.commit(file.read_bytes())

@@ -167,7 +167,7 @@ def test_a_missing_bucket_is_refused(moto: str) -> None:
         assert "publish.bucket" in caught.value.remediation
 
 
-# Against a server that says what it is told to and notes what it is asked
+# Against a server that says what it is set to and notes what it is asked
 
 
 @dataclass(frozen=True)

@@ -356,7 +356,7 @@ def test_links_are_told_and_never_followed(command: Command, small: Path, tmp_pa
         assert f"catalog/{name}:1: warning: not judged: a symbolic link" in done.err
 
 
-def test_what_is_left_is_told_by_exit_code_2(command: Command, small: Path) -> None:
+def test_what_is_left_is_reported_by_exit_code_2(command: Command, small: Path) -> None:
     write(small, {"half.yaml": f"{ecr('half')}---\n{{{{ x }}}}\n"})
     done = command("retire", "catalog", "--apply")
     assert done.code == 2

@@ -75,7 +75,7 @@ def forms_of(secret: str) -> set[bytes]:
 FORMS: Final = {name: forms_of(secret) for name, secret in SECRETS.items()}
 
 
-# Servers that repeat what they are told
+# Servers that repeat what they receive
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ class Loopback:
 
 
 class Echo(Loopback):
-    """Refuses everything, in words that repeat all that it was told, and what it makes of it."""
+    """Refuses everything, in words that repeat all that it received, and what it makes of it."""
 
     def __init__(self, tls: Path | None = None, status: int = 403) -> None:
         super().__init__(tls)
@@ -157,23 +157,23 @@ class Echo(Loopback):
     def answer(
         self, request: BaseHTTPRequestHandler, body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
-        told = " ".join(f"{key}: {value}" for key, value in request.headers.items())
+        reported = " ".join(f"{key}: {value}" for key, value in request.headers.items())
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme == "Basic":
-            told += " that is " + base64.b64decode(credentials).decode()
-        told = f"refused {request.path} {told} {body.decode('utf-8', 'replace')}"
-        self.repeated.append(told)
-        answer: dict[str, Any] = {"__type": "InvalidSignatureException", "message": told}
+            reported += " that is " + base64.b64decode(credentials).decode()
+        reported = f"refused {request.path} {reported} {body.decode('utf-8', 'replace')}"
+        self.repeated.append(reported)
+        answer: dict[str, Any] = {"__type": "InvalidSignatureException", "message": reported}
         headers = {"Content-Type": "application/x-amz-json-1.1"}
         if "git" in request.headers.get("User-Agent", ""):
             headers = {"Content-Type": "text/plain"}
-            return self.status, headers, f"{told}\n".encode()
+            return self.status, headers, f"{reported}\n".encode()
         if "/s3/aws4_request" in request.headers.get("Authorization", ""):
-            words = told.replace("&", "&amp;").replace("<", "&lt;")
+            words = reported.replace("&", "&amp;").replace("<", "&lt;")
             xml = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{words}</Message></Error>"
             return self.status, {}, xml.encode()
         if "Action=" in body.decode("utf-8", "replace"):
-            words = told.replace("&", "&amp;").replace("<", "&lt;")
+            words = reported.replace("&", "&amp;").replace("<", "&lt;")
             xml = f"<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>{words}"
             return self.status, {}, f"{xml}</Message></Error></ErrorResponse>".encode()
         return self.status, headers, json.dumps(answer).encode()
@@ -185,24 +185,26 @@ class GitServer(Loopback):
     def __init__(self, folder: Path, tls: Path) -> None:
         super().__init__(tls)
         self._folder = folder
-        self.let_in: list[str] = []
+        self.accepted: list[str] = []
         self.rejects = False
 
     def answer(
         self, request: BaseHTTPRequestHandler, body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
-        told = request.headers.get("Authorization", "")
+        reported = request.headers.get("Authorization", "")
         known = {
             "Basic " + base64.b64encode(f"bot:{SECRETS[each]}".encode()).decode(): each
             for each in ("git password", "git helper's password")
         }
         known[f"Bearer {SECRETS['git header']}"] = "git header"
-        if self.rejects or told not in known:
-            plain = base64.b64decode(told.partition(" ")[2] + "==") if "Basic" in told else b""
-            words = b"Invalid credentials: " + told.encode() + b" that is " + plain + b"\n"
+        if self.rejects or reported not in known:
+            plain = (
+                base64.b64decode(reported.partition(" ")[2] + "==") if "Basic" in reported else b""
+            )
+            words = b"Invalid credentials: " + reported.encode() + b" that is " + plain + b"\n"
             headers = {"WWW-Authenticate": 'Basic realm="git"', "Content-Type": "text/plain"}
             return 401, headers, words
-        self.let_in.append(known[told])
+        self.accepted.append(known[reported])
         path, _, query = request.path.partition("?")
         environment = {
             "PATH": os.environ["PATH"],
@@ -496,7 +498,7 @@ def test_no_command_that_ends_well_writes_a_secret(
     assert shell("guard", str(everything.folder / "here")).returncode == 0
 
     # All of them were used, so that they could have been written.
-    assert set(everything.git.let_in) == {"git password", "git helper's password", "git header"}
+    assert set(everything.git.accepted) == {"git password", "git helper's password", "git header"}
     assert {call.access_key_id[:4] for call in everything.world.fake.calls} == {"emul", "ASIA"}
     assert any(SECRETS["ping URL"] in path for path in everything.receiver.paths)
     tokens = [session.token for session in everything.world.fake._sessions.values()]
@@ -555,8 +557,8 @@ def test_a_token_as_a_user_name_gets_no_further_than_the_mirror_file(
     everything.world.mirror_file.rename(folder / f"{MIRROR}.yaml")
 
     for command in ("plan", "sync", "verify"):
-        told = shell.fails(command, "-m", MIRROR, ECR_CATALOG_MIRRORS=str(folder))
-        assert "governance.repository: carries a token" in told
+        reported = shell.fails(command, "-m", MIRROR, ECR_CATALOG_MIRRORS=str(folder))
+        assert "governance.repository: carries a token" in reported
     assert_no_secret(written)
 
 
@@ -582,34 +584,34 @@ def test_no_run_and_no_alert_holds_a_secret(
 ) -> None:
     aws, world = everything.world.fake, everything.world
     watch = Watch(everything)
-    told = {"notifier": Notifier(everything.secrets)}
+    reported = {"notifier": Notifier(everything.secrets)}
 
-    world.sync(overrides=told)
+    world.sync(overrides=reported)
     watch.look()
     assert everything.receiver.paths[-1].startswith("/ping/")
 
     with Echo(tls=planted) as echo, Echo() as plain:
         everything.write_mirror(registry=everything.registry(echo.url, role_arn=ROLE))
-        world.sync_fails(overrides=told)
+        world.sync_fails(overrides=reported)
         watch.look()
         watch.changes()
         governance = {**everything.governance, "repository": f"{echo.url}/governance.git"}
         everything.write_mirror(governance=governance)
-        world.sync_fails(overrides=told)
+        world.sync_fails(overrides=reported)
         watch.look()
         plain.status = 500
         everything.write_mirror(backstage=everything.asking(plain))
-        world.sync(overrides=told)
+        world.sync(overrides=reported)
         watch.look()
     everything.write_mirror()
     for answer in (truncated_role(), incomplete_role()):
         aws.fail("AssumeRole", answer)
         world.restart()
-        world.sync_fails(overrides=told)
+        world.sync_fails(overrides=reported)
         watch.look()
         aws.clear()
     aws.fail("DescribeRepositories", Fault.ACCESS_DENIED)
-    world.sync_fails(overrides=told)
+    world.sync_fails(overrides=reported)
     everything.git.rejects = True
     everything.receiver.status = 500
     watch.look()
@@ -617,7 +619,7 @@ def test_no_run_and_no_alert_holds_a_secret(
     everything.git.rejects = False
     everything.receiver.status = 200
     aws.clear()
-    world.sync(overrides=told)
+    world.sync(overrides=reported)
     watch.look()
 
     out, err = capfd.readouterr()

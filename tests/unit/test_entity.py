@@ -376,7 +376,7 @@ def test_a_later_look_at_another_commit_is_the_same_content(sha: str, later: int
         b"    platform/last-sync: ''\n",
         b"    platform/last-sync: never\n",
         b"    platform/last-sync: 2026-01-09T23:03:13Z\n",
-        b"    platform/last-sync: '2026-01-09T23:03:13Z' # mended\n",
+        b"    platform/last-sync: '2026-01-09T23:03:13Z' # edited\n",
         b"    platform/last-sync: '2026-01-09T23:03:13Z'\r\n",
         b"     platform/last-sync: '2026-01-09T23:03:13Z'\n",
         b"    platform/last-sync: '2026-01-09 23:03:13 '\n",
@@ -407,7 +407,7 @@ def test_any_other_change_of_the_last_sync_line_is_a_difference(replacement: byt
         f"    platform/source-sha: '{SHA[:39]}'\n".encode(),
         f"    platform/source-sha: '{SHA}0'\n".encode(),
         f"    platform/source-sha: '{SHA.upper()}'\n".encode(),
-        f"    platform/source-sha: '{SHA}' # mended\n".encode(),
+        f"    platform/source-sha: '{SHA}' # edited\n".encode(),
         LAST_SYNC_LINE,
     ],
 )

@@ -174,11 +174,11 @@ def test_an_accepted_orphan_ghost_or_lingering_one_keeps_its_state_and_stands_ap
 
 def test_a_reason_of_any_text_is_told_on_one_line() -> None:
     hostile = GovernanceException("*", "orphan", "a\nb\x1b[2J\u202ec" + "x" * 4_000)
-    told = [each.remediation for each in held([hostile]).excepted]
+    reported = [each.remediation for each in held([hostile]).excepted]
     expired = replace(hostile, expires=YESTERDAY)
-    told += [each.message for each in held([expired]).findings]
-    assert len(told) == 4
-    assert all(each.isprintable() and len(each) < 1_000 for each in told)
+    reported += [each.message for each in held([expired]).findings]
+    assert len(reported) == 4
+    assert all(each.isprintable() and len(each) < 1_000 for each in reported)
 
 
 @pytest.mark.parametrize("state", ["live", "pending", "retired", "lIVE"])

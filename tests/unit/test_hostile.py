@@ -91,13 +91,13 @@ def is_one_line(text: str) -> bool:
 
 
 def assert_readable(error: CatalogError) -> None:
-    told = str(error)
-    assert is_one_line(told), ascii(told)
-    assert len(told) < 1_500
+    reported = str(error)
+    assert is_one_line(reported), ascii(reported)
+    assert len(reported) < 1_500
     assert error.problem
     assert error.remediation
     for sign in ("Traceback", "Error(", "Exception(", "object at 0x", "<class "):
-        assert sign not in told
+        assert sign not in reported
 
 
 # What parsers trip over

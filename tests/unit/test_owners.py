@@ -14,10 +14,10 @@ from ecr_catalog_pipeline.core.owners import (
     MAX_NOTICES,
     MAX_OWNERS,
     Notice,
+    Notified,
     OwnedFinding,
     OwnedFindings,
-    Told,
-    advance_told,
+    advance_notified,
     after_notices,
     due_notices,
     owned_findings,
@@ -49,8 +49,8 @@ def owned(*names: str, complete: bool = True, unknown: bool = False) -> OwnedFin
     return OwnedFindings(tuple(found), complete)
 
 
-def due(told: dict[str, Told], now: OwnedFindings) -> list[Notice]:
-    return due_notices(told, now, mirror="goldenpath", link=LINK)
+def due(notified: dict[str, Notified], now: OwnedFindings) -> list[Notice]:
+    return due_notices(notified, now, mirror="goldenpath", link=LINK)
 
 
 @pytest.mark.parametrize(
@@ -156,46 +156,50 @@ def test_what_is_too_much_is_cut_and_what_was_cut_has_not_ended() -> None:
 
 
 def test_a_finding_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
-    told = advance_told({}, owned("a"))
-    (begins,) = due(told, owned("a"))
+    notified = advance_notified({}, owned("a"))
+    (begins,) = due(notified, owned("a"))
     assert (begins.owner, begins.severity, begins.link) == (TEAM, "high", LINK)
     assert begins.title == "a: r"
-    told = after_notices(told, {begins.key}, ())
-    assert due(advance_told(told, owned("a")), owned("a")) == []
+    notified = after_notices(notified, {begins.key}, ())
+    assert due(advance_notified(notified, owned("a")), owned("a")) == []
 
-    told = advance_told(told, owned())
-    (ends,) = due(told, owned())
+    notified = advance_notified(notified, owned())
+    (ends,) = due(notified, owned())
     assert ends.title == "Resolved: a: r"
     assert (ends.scope, ends.severity) == (begins.scope, "low")
-    assert after_notices(told, {ends.key}, ()) == {}
+    assert after_notices(notified, {ends.key}, ()) == {}
 
 
 def test_one_that_ended_before_it_was_told_is_forgotten() -> None:
-    assert advance_told(advance_told({}, owned("a")), owned()) == {}
+    assert advance_notified(advance_notified({}, owned("a")), owned()) == {}
 
 
 def test_one_that_is_back_before_its_end_was_told_goes_on() -> None:
-    told = after_notices(advance_told({}, owned("a")), set(advance_told({}, owned("a"))), ())
-    told = advance_told(advance_told(told, owned()), owned("a"))
-    assert due(told, owned("a")) == []
+    notified = after_notices(
+        advance_notified({}, owned("a")), set(advance_notified({}, owned("a"))), ()
+    )
+    notified = advance_notified(advance_notified(notified, owned()), owned("a"))
+    assert due(notified, owned("a")) == []
 
 
 def test_nobody_is_told_for_an_owner_that_does_not_exist() -> None:
     unknown = owned("a", unknown=True)
-    assert due(advance_told({}, unknown), unknown) == []
-    told = after_notices(advance_told({}, owned("a")), set(advance_told({}, owned("a"))), ())
-    assert due(advance_told(told, unknown), unknown) == []
+    assert due(advance_notified({}, unknown), unknown) == []
+    notified = after_notices(
+        advance_notified({}, owned("a")), set(advance_notified({}, owned("a"))), ()
+    )
+    assert due(advance_notified(notified, unknown), unknown) == []
 
 
 def test_what_does_not_arrive_lets_the_others_before_it() -> None:
     names = [f"r-{n:03}" for n in range(MAX_NOTICES + 5)]
-    told = advance_told({}, owned(*names))
-    first = due(told, owned(*names))
+    notified = advance_notified({}, owned(*names))
+    first = due(notified, owned(*names))
     assert len(first) == MAX_NOTICES
 
-    told = after_notices(told, (), {each.key for each in first})
-    second = {each.key for each in due(told, owned(*names))[:5]}
-    assert second == set(told) - {each.key for each in first}
+    notified = after_notices(notified, (), {each.key for each in first})
+    second = {each.key for each in due(notified, owned(*names))[:5]}
+    assert second == set(notified) - {each.key for each in first}
 
 
 @given(st.text(min_size=1, max_size=300), st.text(max_size=600))
@@ -203,8 +207,8 @@ def test_no_text_of_others_is_longer_than_backstage_stores_or_looks_like_a_link(
     name: str, message: str
 ) -> None:
     now = OwnedFindings((OwnedFinding(name, "rule", TEAM, message, "do"),))
-    told = advance_told({}, now)
-    (notice,) = due(told, now)
+    notified = advance_notified({}, now)
+    (notice,) = due(notified, now)
     assert len(notice.title) <= 255
     assert len(notice.scope) <= 255
     assert "://" not in notice.title + notice.description
@@ -212,7 +216,7 @@ def test_no_text_of_others_is_longer_than_backstage_stores_or_looks_like_a_link(
 
 def test_two_long_names_have_two_scopes() -> None:
     now = owned("x" * 256, "x" * 255 + "y")
-    assert len({each.scope for each in due(advance_told({}, now), now)}) == 2
+    assert len({each.scope for each in due(advance_notified({}, now), now)}) == 2
 
 
 actions = st.lists(
@@ -228,21 +232,21 @@ def test_what_the_inbox_shows_at_the_end_is_what_is_wrong(
     looks: list[tuple[set[str], bool, set[int]]],
 ) -> None:
     """Whatever fails on the way, once all arrives every open finding stands there as open."""
-    told: dict[str, Told] = {}
+    notified: dict[str, Notified] = {}
     inbox: dict[str, str] = {}
-    adapter = TypeAdapter(dict[str, Told])
+    adapter = TypeAdapter(dict[str, Notified])
     for names, restarts, losses in [*looks, (looks[-1][0] if looks else set(), False, set())]:
         now = owned(*names)
-        told = advance_told(told, now)
-        notices = due(told, now)
+        notified = advance_notified(notified, now)
+        notices = due(notified, now)
         lost = {each.key for place, each in enumerate(notices) if place in losses}
         for each in notices:
             if each.key not in lost:
-                assert inbox.get(each.key) != each.title, "told twice"
+                assert inbox.get(each.key) != each.title, "notified twice"
                 inbox[each.key] = each.title
-        told = after_notices(told, {each.key for each in notices} - lost, lost)
+        notified = after_notices(notified, {each.key for each in notices} - lost, lost)
         if restarts:
-            told = adapter.validate_json(adapter.dump_json(told))
+            notified = adapter.validate_json(adapter.dump_json(notified))
     shown = {key for key, title in inbox.items() if not title.startswith("Resolved")}
     assert shown == {each.key for each in now.found}
 

@@ -342,8 +342,8 @@ def test_the_plan_hash_is_the_contracts_over_three_lines() -> None:
     first = plan_of(("ab",))
 
     digests = made.published_digest, made.digest
-    told = f"{digests[0]}\n2026-01-09T23:03:13Z\n{digests[1]}"
-    assert made.plan_hash == hashlib.sha256(told.encode()).hexdigest()
+    reported = f"{digests[0]}\n2026-01-09T23:03:13Z\n{digests[1]}"
+    assert made.plan_hash == hashlib.sha256(reported.encode()).hexdigest()
     assert first.plan_hash == hashlib.sha256(f"\n\n{first.digest}".encode()).hexdigest()
 
 

@@ -250,7 +250,7 @@ def test_a_held_plan_says_why_and_whether_the_branch_is_held_already() -> None:
     assert "| `team/kept` | `platform-team` | orphan: in AWS, but not governed" in said
 
 
-def test_changes_of_the_branch_that_wait_are_told_apart() -> None:
+def test_changes_of_the_branch_that_wait_are_distinguished() -> None:
     registry = reconcile(
         catalog([entry("team/kept"), entry("team/other")]), inventory(["team/kept", "team/other"])
     )

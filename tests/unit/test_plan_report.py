@@ -27,7 +27,7 @@ FINDING: Final = Finding(
 )
 
 
-def told(registry: ReconciledRegistry, **how: int | None) -> list[str]:
+def reported(registry: ReconciledRegistry, **how: int | None) -> list[str]:
     present = inventory(each.name for each in registry.repositories if each.uri)
     parity = ParityInput(Baseline("c", NOW, NOW), "b", "f", (), Evidence(None))
     planned = PlannedRegistry(registry, plan(registry, present), parity)
@@ -44,20 +44,20 @@ def an_orphan(**changes: object) -> ReconciledRegistry:
 
 
 def test_an_orphan_says_where_it_probably_came_from() -> None:
-    lines = told(an_orphan(origin=OrphanOrigin.CREATE_ON_PUSH))
+    lines = reported(an_orphan(origin=OrphanOrigin.CREATE_ON_PUSH))
     (row,) = (line for line in lines if line.startswith("  orphan"))
     assert row.endswith("  probably create-on-push")
     assert any(line.endswith("  NOTE") for line in lines)
 
     for registry in (an_orphan(), an_orphan(origin=OrphanOrigin.UNKNOWN)):
-        assert not any("NOTE" in line or "probably" in line for line in told(registry))
+        assert not any("NOTE" in line or "probably" in line for line in reported(registry))
 
 
 def test_what_is_excepted_says_until_when_and_is_listed_apart() -> None:
     excepted = Finding("tmp", "orphan", Severity.WARNING, "in AWS, not governed", "Govern it.")
     registry = replace(an_orphan(exception=ACCEPTED), excepted=(excepted,))
 
-    lines = told(registry)
+    lines = reported(registry)
 
     (row,) = (line for line in lines if line.startswith("  orphan"))
     assert row.endswith("  Accepted until 2027-06-30: CDK bootstrap assets")
@@ -67,7 +67,7 @@ def test_what_is_excepted_says_until_when_and_is_listed_apart() -> None:
 
 
 def test_a_finding_names_its_control() -> None:
-    lines = told(replace(an_orphan(), findings=(FINDING,)))
+    lines = reported(replace(an_orphan(), findings=(FINDING,)))
     assert "  error    image-scanning-off [ECR.1] (1): Turn it on." in lines
     assert "    team/app: it is off" in lines
 
@@ -78,7 +78,7 @@ def test_in_a_large_registry_what_is_excepted_needs_no_attention() -> None:
     accepted = tuple(replace(each, exception=ACCEPTED) for each in registry.repositories[1:])
     registry = replace(registry, repositories=(registry.repositories[0], *accepted))
 
-    lines = told(registry)
+    lines = reported(registry)
 
     assert len([line for line in lines if line.startswith(f"  {State.ORPHAN} ")]) == 1
     assert not any("more orphan" in line for line in lines)
@@ -93,7 +93,7 @@ def test_in_a_large_registry_what_is_excepted_needs_no_attention() -> None:
 def test_a_table_is_never_wider_than_the_terminal_or_its_least(width: int, names: set[str]) -> None:
     registry = reconcile(catalog(entry(name, owner=name * 2) for name in names), inventory([]))
 
-    lines = told(registry, width=width)
+    lines = reported(registry, width=width)
 
     table = [line for line in lines if re.match("  (STATE|ghost)", line)]
     assert len(table) == len(names) + 1

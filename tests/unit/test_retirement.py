@@ -353,8 +353,8 @@ def test_patterns_and_urls_are_told_and_left() -> None:
     assert retirement.unlisted == ()
 
     others = {"ecr/db.yaml": ecr("db", "database"), "ecr/pay.yaml": ecr("pay")}
-    (told,) = retire({"all.yaml": location("./ecr/*.yaml"), **others}).warnings
-    assert told.message.endswith("it may mean 1 of the files that go")
+    (reported,) = retire({"all.yaml": location("./ecr/*.yaml"), **others}).warnings
+    assert reported.message.endswith("it may mean 1 of the files that go")
 
 
 def test_a_file_that_no_location_lists_is_told() -> None:

@@ -496,6 +496,15 @@ def governance_files(draw: st.DrawFn) -> Any:
     return root
 
 
+def _with_exception(**keys: str) -> Any:
+    entry = json.loads(json.dumps(_GOOD))
+    good = {"match": "cdk-*", "rule": "orphan", "reason": "bootstrap"}
+    return {"version": "1.0", "repositories": {"team/api": entry}, "exceptions": [good | keys]}
+
+
+# YAML reads both rules as a number.
+@example(file=_with_exception(rule="7"))
+@example(file=_with_exception(rule="7", origin="replication"))
 @settings(max_examples=800)
 @given(file=governance_files())
 def test_the_strict_schema_refuses_just_what_would_be_a_finding(file: Any) -> None:

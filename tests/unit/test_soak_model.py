@@ -57,8 +57,8 @@ def entity(live: Collection[str], pending: Collection[str] = (), **counts: int) 
 def test_a_removal_of_what_was_there_all_the_time_is_wrong(model: SoakModel) -> None:
     model.committed([commit(100, NAMES), commit(500, without(NAMES[3]))], ())
 
-    (told,) = model.wrong_removals
-    assert NAMES[3] in told
+    (reported,) = model.wrong_removals
+    assert NAMES[3] in reported
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_a_ghost_older_than_the_slo_is_told_once(model: SoakModel) -> None:
     model.served(entity(NAMES), 281)
     model.served(entity(NAMES), 282)
 
-    (told,) = model.old_ghosts
-    assert NAMES[0] in told
+    (reported,) = model.old_ghosts
+    assert NAMES[0] in reported
 
 
 def test_a_line_that_someone_invented_is_a_ghost_from_when_it_is_served(model: SoakModel) -> None:
@@ -204,8 +204,8 @@ def test_a_hold_that_the_system_has_forgotten_is_lost(model: SoakModel) -> None:
 
     model.held(found=False, when="after the restart")
 
-    (told,) = model.lost_holds
-    assert "after the restart" in told
+    (reported,) = model.lost_holds
+    assert "after the restart" in reported
 
 
 def test_a_hold_disturbs_until_the_removals_are_published_or_taken_back(model: SoakModel) -> None:
