@@ -669,7 +669,7 @@ class Mirror(_Settings):
             return self
         if self.publish.kind != "git":
             raise ValueError(
-                "health: goes into the commit that publishes the entity: use publish.kind git, "
+                "health: is published to the git repository of the entity: use publish.kind git, "
                 "or leave health out"
             )
         entity, report = PurePosixPath(self.publish.path), PurePosixPath(self.health.path)
@@ -742,8 +742,8 @@ class Mirror(_Settings):
         match self.publish:
             case FileTarget(path=path):
                 return (("file", path),)
-            case S3Target(bucket=bucket, key=key):
-                return (("url", f"https://{bucket}.s3.{self.registry.region}.amazonaws.com/{key}"),)
+            case S3Target(key=key):
+                return (("url", self._object_url(key)),)
             case GitTarget(repository=repository, branch=branch, path=path):
                 page = _web_page(repository)
                 if page is None:
