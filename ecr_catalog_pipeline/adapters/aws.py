@@ -16,6 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ecr_catalog_pipeline.adapters.threads import in_thread
 from ecr_catalog_pipeline.core.text import clean_text
 
 CONNECT_SECONDS: Final = 3
@@ -146,7 +147,7 @@ def call_within(
         with time_limit(client, seconds):
             return call()
 
-    answer = _started(limited)
+    answer = in_thread(limited, "AWS call")
     try:
         return answer.result(seconds)
     except TimeoutError:
@@ -163,20 +164,6 @@ def all_within(
     Returns:
         what each came to; the ones left behind are not done.
     """
-    answers = {key: _started(call) for key, call in calls.items()}
+    answers = {key: in_thread(call, "AWS call") for key, call in calls.items()}
     wait(answers.values(), timeout=seconds)
     return answers
-
-
-def _started(call: Callable[[], _Answer]) -> Future[_Answer]:
-    """Begin a call in a thread that keeps no process from ending."""
-    answer: Future[_Answer] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is taken
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="AWS call", daemon=True).start()
-    return answer

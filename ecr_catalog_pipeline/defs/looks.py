@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from datetime import datetime
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Final, Generic, TypeVar
 
+from ecr_catalog_pipeline.adapters.threads import in_thread, settle
 from ecr_catalog_pipeline.mirroring import now_utc
 
 T = TypeVar("T")
@@ -48,13 +49,8 @@ class Looks(Generic[T]):
     def begin(self, look: Callable[[], T]) -> None:
         """Begin a look; it keeps no process from ending."""
         self.began_at, self._began = now_utc(), time.monotonic()
-        self._under_way = future = Future[T]()
-
-        def run() -> None:
-            settle(future, look)
-            self._woken.set()
-
-        Thread(target=run, name="look", daemon=True).start()
+        self._under_way = in_thread(look, "look")
+        self._under_way.add_done_callback(lambda _: self._woken.set())
 
     def take(self) -> T:
         """Give the result, or raise what the look raised."""
@@ -105,11 +101,3 @@ def in_words(words: Mapping[str, str], usual: str) -> str:
     as_usual = [f"{usual} in {len(words) - len(odd)} of {len(words)} mirrors"]
     more = [f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
     return "; ".join([*as_usual, *named[:MAX_NAMED], *more])
-
-
-def settle(future: Future[T], work: Callable[[], T]) -> None:
-    """Do some work, and leave its result or its error in a future."""
-    try:
-        future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
-        future.set_exception(error)

@@ -232,9 +232,9 @@ def _look_at(each: ToWatch, known: Known | Exception, kept: Kept[Watched], now: 
     elif Signal.PARITY_STALE not in unseen:
         conditions.update(_stale(mirror, seen.after, now))
     raised = advance(before.raised, conditions, now, unseen)
-    notified = _notified(log, each, known, before, seen)
     last_good = _last_good(seen.after.verified_at)
     raised, sent = send_due(log, notifier, mirror.name, raised, last_good)
+    notified = _notified(log, each, known, before, seen)
     problem = f"; the cursor {kept.problem}, that part starts over" if kept.problem else ""
     return _Look(
         replace(seen.after, raised=raised, notified=notified),
