@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -708,9 +708,12 @@ class Mirror(_Settings):
         """How Backstage and people address an object of the S3 target's bucket."""
         target = self.publish
         assert isinstance(target, S3Target)
+        key = quote(key)
         if endpoint := self.s3_endpoint_url:
             return f"{endpoint}/{target.bucket}/{key}"
-        return f"https://{target.bucket}.s3.{self.registry.region}.amazonaws.com/{key}"
+        region = self.registry.region
+        host = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+        return f"https://{target.bucket}.s3.{region}.{host}/{key}"
 
     @property
     def removal_limits(self) -> RemovalLimits:
@@ -827,11 +830,15 @@ def load_mirrors(folder: Path) -> LoadedMirrors:
             f"the mirrors folder {folder} cannot be read: {error.strerror}",
             remediation=f"Set {MIRRORS_VARIABLE} to the folder of your mirror files.",
         ) from None
+    try:
+        shared = read_defaults(folder)
+    except SettingsError:
+        shared = None  # Each mirror reads it again, and says what is wrong.
     mirrors: dict[str, Mirror] = {}
     errors: dict[str, SettingsError] = {}
     for path in paths:
         try:
-            mirrors[path.stem] = load_mirror(path)
+            mirrors[path.stem] = load_mirror(path, defaults=shared)
         except SettingsError as error:
             errors[clean_text(path.stem if path.suffix == ".yaml" else path.name)] = error
     shared = _shared_targets(mirrors, folder.name)

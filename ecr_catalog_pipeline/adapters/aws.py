@@ -48,7 +48,7 @@ def client_config(*, quick: bool = False) -> Config:
         quick: for what a run can do without, and does not wait for long.
     """
     return Config(
-        connect_timeout=QUICK_SECONDS if quick else CONNECT_SECONDS,
+        connect_timeout=CONNECT_SECONDS,
         read_timeout=QUICK_SECONDS if quick else READ_SECONDS,
         retries={
             "mode": "standard" if quick else "adaptive",

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import urllib3
 
 from ecr_catalog_pipeline.core.errors import BackstageUnavailable
-from ecr_catalog_pipeline.core.owners import Notice
+from ecr_catalog_pipeline.core.owners import TOPIC, Notice
 
 CONNECT_SECONDS: Final = 3
 READ_SECONDS: Final = 10
@@ -116,7 +116,7 @@ class BackstageCatalog:
                 "severity": notice.severity,
                 "link": notice.link,
                 "scope": notice.scope,
-                "topic": notice.topic,
+                "topic": TOPIC,
             },
         }
         path = "/api/notifications/notifications"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from ecr_catalog_pipeline import core
 from ecr_catalog_pipeline.adapters.files import clear_beside, read_regular_file, replace_file
@@ -71,7 +71,7 @@ class CatalogCache:
             kept = read_regular_file(self._file(blob), MAX_KEPT_BYTES)
             head, _, body = kept.partition(b"\n")
             return _CATALOG.validate_json(body) if head == _head(blob, body) else None
-        except (OSError, ValueError, ValidationError):
+        except (OSError, ValueError):
             return None
 
     def _write(self, blob: str, catalog: Catalog) -> None:
@@ -79,8 +79,10 @@ class CatalogCache:
         with suppress(OSError, ValueError):
             file = self._file(blob)
             file.parent.mkdir(parents=True, exist_ok=True)
-            clear_beside(file)
-            replace_file(file, _head(blob, body) + b"\n" + body)
+            # One name for all versions, so that what a killed process left is cleared, too.
+            beside = self._folder / self._name
+            clear_beside(beside)
+            replace_file(file, _head(blob, body) + b"\n" + body, beside=beside)
             self._forget_older()
 
     def _forget_older(self) -> None:

@@ -47,7 +47,7 @@ from ecr_catalog_pipeline.core.inventory import (
     parse_page,
 )
 from ecr_catalog_pipeline.core.plan import MAX_READ_AGE
-from ecr_catalog_pipeline.core.retention import Retention, keeps_images
+from ecr_catalog_pipeline.core.retention import NO_SUCH_REPOSITORY, Retention, keeps_images
 from ecr_catalog_pipeline.core.text import clean_text
 
 if TYPE_CHECKING:
@@ -138,10 +138,11 @@ class EcrRegistry:
         """
         if not settings and not names:
             return EcrSettings(), {}
+        asked = {*settings, *([Setting.LIFECYCLE] if names else [])}
         try:
             client = self._quick_ecr
         except CatalogError:
-            return EcrSettings(unknown=dict.fromkeys(settings, "no AWS client")), {}
+            return EcrSettings(unknown=dict.fromkeys(asked, "no AWS client")), {}
         policies = _LifecyclePolicies(client, account_id, names)
         ended = all_within(
             {each: partial(_setting, client, each, account_id) for each in settings}
@@ -387,7 +388,7 @@ class _LifecyclePolicies:
             except ClientError as error:
                 code = code_of(error)
                 if code == "RepositoryNotFoundException":
-                    self._found[name] = Retention(at, problem="no such repository")
+                    self._found[name] = Retention(at, problem=NO_SUCH_REPOSITORY)
                     continue
                 if code in _DENIED:
                     self._found[name] = Retention(at, problem=DENIED)

@@ -82,35 +82,53 @@ class S3Publisher:
             self._put_list(lists.new_digest, lists.new, provenance)
         version = self._put(new, expected, provenance)
         if lists.left:
-            self._delete_list(lists.left)
+            self._delete_list(lists.left, provenance)
         return version
 
     def _put_list(self, digest: str, content: bytes, provenance: Provenance) -> None:
         """Put a list under the name of its content, which nothing points to yet."""
+        provenance.fence()
+        try:
+            self._call(
+                "s3:PutObject",
+                lambda client: client.put_object(
+                    Bucket=self._bucket,
+                    Key=list_name(self._lists, digest),
+                    Body=content,
+                    ContentType="application/jsonl",
+                ),
+            )
+        except TargetUnavailable:
+            # Only the answer may have been lost.
+            if not self._holds_list(digest, content):
+                raise
+
+    def _holds_list(self, digest: str, content: bytes) -> bool:
+        with suppress(CatalogError):
+            return self._read(_READ_BACK_SECONDS, list_name(self._lists, digest)).content == content
+        return False
+
+    def _delete_list(self, digest: str, provenance: Provenance) -> None:
+        """Delete a list that nothing points to; one that stays is only a few megabytes."""
+        with suppress(CatalogError):
+            # A process that slept until now may find that a later run points to it again.
+            provenance.fence()
+            self._call(
+                "s3:DeleteObject",
+                lambda client: client.delete_object(
+                    Bucket=self._bucket, Key=list_name(self._lists, digest)
+                ),
+            )
+
+    def _call(self, action: str, call: Callable[[S3Client], object]) -> None:
+        """Make a call, and say what failed in our words."""
         try:
             client = self._s3()
-            provenance.fence()
-            put = partial(
-                client.put_object,
-                Bucket=self._bucket,
-                Key=list_name(self._lists, digest),
-                Body=content,
-                ContentType="application/jsonl",
-            )
-            call_within(client, put)
+            call_within(client, partial(call, client))
         except ClientError as error:
-            raise self._failed(error, "s3:PutObject") from None
+            raise self._failed(error, action) from None
         except (BotoCoreError, HTTPClientError, OutOfTimeError) as error:
-            raise self._unavailable(error, "s3:PutObject") from None
-
-    def _delete_list(self, digest: str) -> None:
-        """Delete a list that nothing points to; one that stays is only a few megabytes."""
-        with suppress(ClientError, BotoCoreError, HTTPClientError, OutOfTimeError):
-            client = self._s3()
-            delete = partial(
-                client.delete_object, Bucket=self._bucket, Key=list_name(self._lists, digest)
-            )
-            call_within(client, delete)
+            raise self._unavailable(error, action) from None
 
     def _put(self, new: bytes, expected: str | None, provenance: Provenance) -> str:
         condition: dict[str, Any] = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}

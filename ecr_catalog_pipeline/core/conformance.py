@@ -45,7 +45,7 @@ from ecr_catalog_pipeline.core.reconcile import (
     ReconciledRepository,
     State,
 )
-from ecr_catalog_pipeline.core.retention import Retention
+from ecr_catalog_pipeline.core.retention import NO_SUCH_REPOSITORY, Retention
 
 MAX_ROWS: Final = 200
 """Rows of the table of conformance, the worst first; one more an aspect sums up the others."""
@@ -119,7 +119,7 @@ def check_conformance(
     findings = [
         *registry.findings,
         *(each.finding for _, each in judged if each.finding),
-        *_settings_unknown(learnt.settings.unknown),
+        *_settings_unknown(learnt),
     ]
     accepted = accept(
         catalog.exceptions,
@@ -180,9 +180,14 @@ def _judged(
                 yield entry.owner or _NO_OWNER, each
 
 
-def _settings_unknown(unknown: Mapping[Setting, str]) -> Iterator[Finding]:
+def _settings_unknown(learnt: Learnt) -> Iterator[Finding]:
     """Say which settings a rule needs and nobody could read; no rule needs the replication."""
+    unknown = learnt.settings.unknown
     needed = {each: why for each, why in unknown.items() if each is not Setting.REPLICATION}
+    # What could not be read stays so until its turn comes again; a denial shows in each run.
+    problems = {each.problem for each in learnt.retention.values()}
+    if problems := problems - {"", DENIED, NO_SUCH_REPOSITORY}:
+        needed[Setting.LIFECYCLE] = ", ".join(sorted(problems))
     if not needed:
         return
     said = ", ".join(f"{action} ({why})" for action, why in sorted(needed.items()))

@@ -175,7 +175,7 @@ def _parsed(setting: Setting, answer: Mapping[str, Any], account: str) -> object
         case Setting.REPLICATION:
             return _replicates_to(answer)
         case _:
-            raise Unreadable(f"{setting} is no setting of a registry")
+            raise Unreadable(f"{setting} is not a setting of a registry")
 
 
 def _scanning(answer: Mapping[str, Any]) -> RegistryScanning:
@@ -202,11 +202,7 @@ def _scan_rule(rule: Mapping[str, Any]) -> ScanRule:
     )
 
 
-_APPLIED_FOR: Final = {
-    "CREATE_ON_PUSH": OrphanOrigin.CREATE_ON_PUSH,
-    "PULL_THROUGH_CACHE": OrphanOrigin.PULL_THROUGH_CACHE,
-    "REPLICATION": OrphanOrigin.REPLICATION,
-}
+_APPLIED_FOR: Final = {each.name: each for each in OrphanOrigin if each is not OrphanOrigin.UNKNOWN}
 
 
 def _templates(answer: Mapping[str, Any]) -> tuple[CreationTemplate, ...]:
@@ -219,7 +215,7 @@ def _templates(answer: Mapping[str, Any]) -> tuple[CreationTemplate, ...]:
 
 def _applied_for(template: Mapping[str, Any]) -> Iterable[OrphanOrigin]:
     given = template.get("appliedFor")
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         raise Unreadable(MALFORMED)
     # What applies for something that is newer than this is the origin of nothing known.
     return (_APPLIED_FOR[each] for each in given if each in _APPLIED_FOR)

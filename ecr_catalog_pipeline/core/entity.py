@@ -145,9 +145,6 @@ class ListPlace:
         return list_name(self.entity, digest)
 
 
-BESIDE: Final = ListPlace("path", "entity.yaml")
-
-
 def list_name(entity: str, digest: str) -> str:
     """The name of a list, from the name of its entity: another one for every content.
 
@@ -207,7 +204,7 @@ def desired_entity(
     region: str,
     source_sha: str,
     now: datetime,
-    place: ListPlace = BESIDE,
+    place: ListPlace,
 ) -> DesiredEntity:
     """Build, check and render the entity.
 
@@ -237,7 +234,7 @@ def desired_entity(
     digest = content_digest(entity)
     stamp = now.astimezone(UTC).strftime(_STAMP)
     return DesiredEntity(
-        content=_render(entity, digest, source_sha, stamp),
+        content=render_entity(entity, digest, source_sha, stamp),
         digest=digest,
         repositories=_by_name(live),
         pending=_by_name(pending),
@@ -309,19 +306,15 @@ def content_digest(entity: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def render_entity(entity: Mapping[str, Any], *, source_sha: str, last_sync: datetime) -> bytes:
+def render_entity(entity: Mapping[str, Any], digest: str, source_sha: str, stamp: str) -> bytes:
     """Write the entity as YAML, one line a repository.
 
     Args:
         entity: the content, of `build_entity`.
+        digest: of that content.
         source_sha: the governance commit that the content comes from.
-        last_sync: when the content changed.
+        stamp: when the content changed, as `last-sync` says it.
     """
-    stamp = last_sync.astimezone(UTC).strftime(_STAMP)
-    return _render(entity, content_digest(entity), source_sha, stamp)
-
-
-def _render(entity: Mapping[str, Any], digest: str, source_sha: str, stamp: str) -> bytes:
     metadata, spec = entity["metadata"], entity["spec"]
     lines = [
         f"apiVersion: {entity['apiVersion']}",
@@ -404,7 +397,7 @@ def read_published(
 ) -> PublishedEntity:
     """Read the entity that is published now.
 
-    One that we rendered is read line by line, any other one as the YAML it is.
+    One that we rendered with its lists is read line by line, any other one as the YAML it is.
 
     Args:
         read_list: gives the list beside the entity, where the entity points to one.
@@ -439,7 +432,7 @@ def _as_yaml(content: bytes) -> Any:
 
 
 def _as_rendered(content: bytes) -> dict[str, Any] | None:
-    """Parse a file that `render_entity` wrote, as `_as_yaml` would; None when it did not.
+    """Parse a file that `render_entity` wrote with its lists, as `_as_yaml` would; else None.
 
     Only what is above the two lists is parsed as YAML. What comes out counts only if it gives
     the same bytes when it is rendered again: so nothing is read otherwise than YAML says.
@@ -453,7 +446,7 @@ def _as_rendered(content: bytes) -> dict[str, Any] | None:
         entity["spec"]["repositories"] = [_as_flow(line) for line in lines[first + 1 : second]]
         entity["spec"]["pending"] = [_as_flow(line) for line in lines[second + 1 : -1]]
         moving = {key: entity["metadata"]["annotations"][key] for key in _NOT_CONTENT}
-        again = _render(
+        again = render_entity(
             _without_moving(entity), moving[CONTENT_DIGEST], moving[SOURCE_SHA], moving[LAST_SYNC]
         )
     except (AttributeError, KeyError, StopIteration, TypeError, ValueError):

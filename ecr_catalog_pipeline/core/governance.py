@@ -20,6 +20,7 @@ from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.exceptions import (
     EXCEPTION_MALFORMED,
     NEVER_EXCEPTED,
+    ORPHAN,
     GovernanceException,
 )
 from ecr_catalog_pipeline.core.findings import Finding, Severity
@@ -439,7 +440,7 @@ def _exception_findings(which: str, item: Value) -> Iterator[Finding]:
     rule, origin = _text(item.get("rule")), item.get("origin")
     if rule in NEVER_EXCEPTED:
         yield _malformed(f"{which}: {rule} is a rule about exceptions", "Accept something else.")
-    if origin is not None and rule != "orphan":
+    if origin is not None and rule != ORPHAN:
         yield _malformed(
             f"{which}: origin narrows orphans, and the rule is {_shown(rule)}",
             "Leave origin out, or write `rule: orphan`.",
@@ -582,7 +583,7 @@ def _images_kept(lifecycle: Value) -> int | None:
     keep = lifecycle.get("keep_image_count") if isinstance(lifecycle, dict) else None
     if not (isinstance(keep, str) and keep.isascii() and keep.isdigit()):
         return None
-    return int(keep[:18]) if int(keep[:9]) else None
+    return int(keep.lstrip("0")[:18] or 0) or None
 
 
 def _day(value: Value) -> date | None:

@@ -463,13 +463,11 @@ def _facts(health: RegistryHealth, origin: Origin, style: Style) -> str:
         "last_change": _minute(health.last_change),
         "measured": health.measured,
         "slo_seconds": health.slo_seconds,
-    }
-    policy: dict[str, Any] = {
         "origins": health.origins,
         "excepted": health.excepted,
         "conformance": [astuple(each) for each in health.conformance],
+        "more_conformance": health.more_conformance,
     }
-    facts |= {name: said for name, said in policy.items() if said}
     return _digest(json.dumps(facts, sort_keys=True))
 
 

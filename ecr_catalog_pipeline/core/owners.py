@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ecr_catalog_pipeline.core.entity import MAX_NAME, NAME, NAMESPACE
@@ -43,7 +43,11 @@ def owner_reference(owner: str) -> str | None:
 
 def owners_to_check(registry: ReconciledRegistry) -> list[str]:
     """Give the references of the owners of governed repositories, MAX_OWNERS at the most."""
-    owners = {each.owner for each in registry.repositories if each.owner}
+    owners = {
+        each.owner
+        for each in registry.repositories
+        if each.owner and each.state is not State.RETIRED
+    }
     references = {owner_reference(owner) for owner in owners}
     return sorted(each for each in references if each)[:MAX_OWNERS]
 
@@ -174,7 +178,6 @@ class Notice:
     severity: str
     link: str
     scope: str
-    topic: str = field(default=TOPIC)
 
 
 def advance_notified(notified: Mapping[str, Notified], now: OwnedFindings) -> dict[str, Notified]:

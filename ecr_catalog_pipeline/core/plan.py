@@ -158,7 +158,8 @@ class Plan:
         published_list: the digest of the list beside it; empty when there is none.
         expected: the target's version that the plan was computed against; None when absent.
         differences: all that changes in the entity's two lists, sorted by name.
-        unchanged: the published file is the same but for `last-sync` and `source-sha`.
+        unchanged: the published file and the list beside it are the same but for `last-sync` and
+            `source-sha`.
         reasons_held: why the removal guard holds the plan; empty when it does not.
         reads_began_at: when the earliest of its reads began.
         last_good: what is published, and the age of its content at the time of the plan, in words.

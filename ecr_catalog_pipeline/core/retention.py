@@ -16,6 +16,8 @@ MAX_ASKED: Final = 20
 """How many lifecycle policies a run reads."""
 MAX_ANSWERS: Final = 10_000
 """How many answers are kept; the oldest ones beyond are forgotten."""
+NO_SUCH_REPOSITORY: Final = "no such repository"
+"""The problem of a repository that was deleted since the listing."""
 _MAX_KEPT_BYTES: Final = 20_000_000
 
 

@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, DATA_VERSION_TAG, key_of
-from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG
+from ecr_catalog_pipeline.defs.event_log import STILL_HELD_TAG, began_at
 from ecr_catalog_pipeline.defs.jobs import end_lost, in_flight, runs_in_flight
 from ecr_catalog_pipeline.defs.kept import (
     Kept,
@@ -61,6 +61,8 @@ SPREAD_SECONDS: Final = 0.1
 _NOT_DONE: Final = frozenset({dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
 _NO_CHANGE: Final = "no change"
 _NOT_DUE: Final = "no look was due"
+_CANNOT: Final = "cannot look"
+_UNDER_WAY: Final = "the look goes on"
 _WAITS: Final = "a run of this mirror is queued or under way"
 
 
@@ -132,7 +134,7 @@ class MirrorLooks:
     def failed(self, problem: str) -> str:
         """Note that a look did not succeed, and say so."""
         self.failing_since = self.failing_since or self.looks.began_at
-        return f"cannot look{self.blind}: {problem}"
+        return f"{_CANNOT}{self.blind}: {problem}"
 
     @property
     def blind(self) -> str:
@@ -223,11 +225,16 @@ class _Evaluation:
     def result(self) -> dg.SensorResult:
         """Give what Dagster is asked to do, and keep what was seen."""
         for each in self._watched:
+            name = each.mirror.name
             if not each.looks.are_idle and each.looks.seconds >= OVERDUE_SECONDS:
-                self._words[each.mirror.name] = each.failed(_overdue(each.looks.began_at))
+                self._words[name] = each.failed(_overdue(each.looks.began_at))
+            elif not each.looks.are_idle and self._words[name] == _NOT_DUE:
+                self._words[name] = _UNDER_WAY
             if each.blind:
-                words = self._words.get(each.mirror.name, "")
-                self._context.log.warning("%s: %s", each.mirror.name, words)
+                words = self._words[name]
+                if not words.startswith(_CANNOT):
+                    words = f"{_CANNOT}{each.blind}: {words}"
+                self._context.log.warning("%s: %s", name, words)
         return dg.SensorResult(
             run_requests=self._requests,
             asset_events=self._moved,
@@ -243,7 +250,7 @@ class _Evaluation:
         now = time.monotonic()
         due = [each for each in self._watched if each.looks.are_idle and each.due <= now]
         if now - self._asked_runs >= RUNS_SECONDS and (due or any(e.waits for e in self._watched)):
-            self._ask_for_runs()
+            self._ask_for_runs(now)
             self._asked_runs = now
             due = [each for each in self._watched if each.looks.are_idle and each.due <= now]
         due = sorted((each for each in due if not each.waits), key=lambda each: each.due)
@@ -256,7 +263,7 @@ class _Evaluation:
             each.looks.begin(partial(look_at, each.mirror, each.adapters, self._tips))
         return False
 
-    def _ask_for_runs(self) -> None:
+    def _ask_for_runs(self, now: float) -> None:
         """Note which mirrors wait for a run; after its end they are looked at again at once."""
         instance = self._context.instance
         under_way = runs_in_flight(instance, [each.mirror.name for each in self._watched])
@@ -268,7 +275,7 @@ class _Evaluation:
             if each.waits:
                 self._words[each.mirror.name] = _WAITS
             elif waited or ended:
-                each.due = time.monotonic()
+                each.due = now
 
     def _take_results(self) -> None:
         for each in self._watched:
@@ -421,15 +428,12 @@ def _last_run(instance: dg.DagsterInstance, mirror: Mirror) -> Seen | None:
     records = instance.get_run_records(done, limit=1)
     if not records:
         return None
-    began = records[0].start_time
     run_id = records[0].dagster_run.run_id
     return Seen(
         sequence=0,
         blob=_read_by(instance, run_id, key_of(mirror, "governance_catalog")),
         fingerprint=_read_by(instance, run_id, key_of(mirror, "ecr_inventory")),
-        unchanged_until=(
-            datetime.fromtimestamp(began, UTC) if began else records[0].create_timestamp
-        ),
+        unchanged_until=began_at(records[0]),
     )
 
 

@@ -100,7 +100,7 @@ def sync_schedule(mirror: Mirror, job: UnresolvedAssetJobDefinition) -> dg.Sched
 
 
 def _every_2_minutes(mirror: str) -> str:
-    """Half of the mirrors run at even minutes, half at odd ones, always the same ones."""
+    """Many mirrors run about half at even minutes and half at odd ones, each always at the same."""
     return ("*/2 * * * *", "1-59/2 * * * *")[zlib.crc32(mirror.encode()) % 2]
 
 

@@ -103,15 +103,20 @@ def read_part(
     return read_kept_data(adapter, version, parts.value[name])
 
 
+def value_of(metadata: Mapping[str, Any], name: str) -> object:
+    """Read a value out of the metadata of an event; None when there is none."""
+    return getattr(metadata.get(name), "value", None)
+
+
 def text_of(metadata: Mapping[str, Any], name: str) -> str | None:
     """Read a text out of the metadata of an event; None when there is none."""
-    value = getattr(metadata.get(name), "value", None)
+    value = value_of(metadata, name)
     return value if isinstance(value, str) else None
 
 
 def moment_of(metadata: Mapping[str, Any], name: str) -> datetime | None:
     """Read a time out of the metadata of an event; None when there is none."""
-    value = getattr(metadata.get(name), "value", None)
+    value = value_of(metadata, name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -31,7 +31,7 @@ from ecr_catalog_pipeline.core.metrics import (
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State
 from ecr_catalog_pipeline.defs.event_log import kept_parity_of, published_of, verified_by_watch
 from ecr_catalog_pipeline.defs.instance import kept_instance
-from ecr_catalog_pipeline.defs.kept import text_of
+from ecr_catalog_pipeline.defs.kept import text_of, value_of
 from ecr_catalog_pipeline.defs.run_totals import RunCounter, RunHistory
 from ecr_catalog_pipeline.mirroring import Outcome, now_utc
 from ecr_catalog_pipeline.settings import LoadedMirrors, can_name_a_mirror, load_mirrors
@@ -126,15 +126,15 @@ def _standing_of(
     plan, publication, verdict = (_metadata(each) for each in (reconciled, published, parity))
     last = published_of(published).last
     state = kept_parity_of(parity).value
-    outcome, in_parity = text_of(publication, "outcome"), _value(verdict, "in_parity")
+    outcome, in_parity = text_of(publication, "outcome"), value_of(verdict, "in_parity")
     return Standing(
         repositories={
             each.value: count
             for each in State
-            if (count := _whole(_value(plan, each.value))) is not None
+            if (count := _whole(value_of(plan, each.value))) is not None
         },
-        findings=_findings(_value(plan, _FINDINGS_BY_RULE)),
-        excepted=_whole(_value(plan, _EXCEPTED)),
+        findings=_findings(value_of(plan, _FINDINGS_BY_RULE)),
+        excepted=_whole(value_of(plan, _EXCEPTED)),
         held=None if outcome is None else outcome == Outcome.HELD,
         in_parity=in_parity if isinstance(in_parity, bool) else None,
         verified_at=state.verified_at.timestamp() if state and state.verified_at else None,
@@ -162,10 +162,6 @@ def _findings(counts: object) -> dict[tuple[str, str], int]:
 def _metadata(event: dg.EventLogEntry | None) -> Mapping[str, Any]:
     materialization = event.asset_materialization if event else None
     return materialization.metadata if materialization else {}
-
-
-def _value(metadata: Mapping[str, Any], name: str) -> object:
-    return getattr(metadata.get(name), "value", None)
 
 
 def _whole(value: object) -> int | None:

@@ -35,7 +35,7 @@ from ecr_catalog_pipeline.core.metrics import (
 )
 from ecr_catalog_pipeline.defs.event_log import FailedStep, steps_of
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
-from ecr_catalog_pipeline.defs.kept import read_kept, text_of, write_kept
+from ecr_catalog_pipeline.defs.kept import read_kept, text_of, value_of, write_kept
 
 TOTALS_KEY: Final = "ecr_catalog/run_totals"
 TOTALS_VERSION: Final = 1
@@ -158,7 +158,7 @@ class RunHistory:
 
     def _ended_run(self, row: _Row, said: Mapping[str, Mapping[str, Any]]) -> EndedRun:
         parity = said.get("backstage_parity", {})
-        sources = frozenset({Source.BACKSTAGE} if _data(parity, BACKSTAGE_DOWN) else ())
+        sources = frozenset({Source.BACKSTAGE} if value_of(parity, BACKSTAGE_DOWN) else ())
         if row.status == "FAILURE":
             sources |= sources_of(step.kind for step in self._failed_steps(row.run_id))
             outcome: RunOutcome | None = RunOutcome.FAILED
@@ -259,13 +259,9 @@ def _outcome(metadata: Mapping[str, Any]) -> RunOutcome | None:
 
 
 def _times(metadata: Mapping[str, Any]) -> tuple[float, ...]:
-    times = _data(metadata, TIMES_FOR_SLO)
+    times = value_of(metadata, TIMES_FOR_SLO)
     return tuple(
         float(each)
         for each in (times if isinstance(times, list) else ())
         if isinstance(each, int | float) and each >= 0
     )
-
-
-def _data(metadata: Mapping[str, Any], name: str) -> object:
-    return getattr(metadata.get(name), "value", None)

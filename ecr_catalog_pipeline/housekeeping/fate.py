@@ -40,17 +40,23 @@ class StoredRun:
 
 
 def fate_of(
-    run: StoredRun, *, needed: AbstractSet[str], remove_before: datetime, slim_before: datetime
+    run: StoredRun,
+    *,
+    needed: AbstractSet[str],
+    counted: int,
+    remove_before: datetime,
+    slim_before: datetime,
 ) -> Fate:
     """Decide what becomes of a run.
 
     Args:
         needed: ids of runs that hold the latest of something: never touched.
+        counted: the place up to which runs are counted for the metrics: no other one is removed.
     """
     if run.ended_at is None or not run.ours:
         return Fate.KEPT
     if run.ended_at < remove_before:
-        fate = Fate.REMOVED
+        fate = Fate.REMOVED if run.place <= counted else Fate.KEPT
     elif run.ended_at < slim_before:
         fate = Fate.SLIMMED if run.routine else Fate.PACKED
     else:

@@ -146,10 +146,12 @@ def keep_house(
         fates: dict[Fate, list[str]] = {fate: [] for fate in Fate}
         for run in _stored(rows, location, history, now):
             fate = fate_of(
-                run, needed=needed.runs, remove_before=remove_before, slim_before=slim_before
+                run,
+                needed=needed.runs,
+                counted=counted,
+                remove_before=remove_before,
+                slim_before=slim_before,
             )
-            if fate is Fate.REMOVED and run.place > counted:
-                fate = Fate.KEPT
             fates[fate].append(run.run_id)
         runs_needed += len(fates[Fate.NEEDED])
         for run_ids in _some(fates[Fate.REMOVED]):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ecr_catalog_pipeline.core.entity import (
-    BESIDE,
     DesiredEntity,
     EntityIdentity,
     ListPlace,
     ReadList,
     build_entity,
+    content_digest,
     desired_entity,
     render_entity,
 )
@@ -40,6 +40,9 @@ IDENTITY: Final = EntityIdentity(
     owner="platform-team",
     system="container-registry",
 )
+
+
+BESIDE: Final = ListPlace("path", "entity.yaml")
 
 
 def uri_of(name: str) -> str:
@@ -79,7 +82,8 @@ def entity_of(
 
 
 def rendered(entity: dict[str, Any], *, sha: str = SHA, at: datetime = NOW) -> bytes:
-    return render_entity(entity, source_sha=sha, last_sync=at)
+    stamp = at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return render_entity(entity, content_digest(entity), sha, stamp)
 
 
 def published(*names: str, at: datetime = NOW, **changes: Any) -> bytes:

@@ -49,7 +49,7 @@ for name in sorted(sys.modules):
 # A first pass may import codecs lazily; only the second is watched.
 RUN_WATCHED = """
 from datetime import datetime, timezone
-from ecr_catalog_pipeline.core.entity import EntityIdentity, desired_entity
+from ecr_catalog_pipeline.core.entity import EntityIdentity, ListPlace, desired_entity
 from ecr_catalog_pipeline.core.errors import GovernanceRefused
 from ecr_catalog_pipeline.core.governance import parse_governance
 from ecr_catalog_pipeline.core.guard import RemovalLimits
@@ -72,7 +72,7 @@ def run():
         registry = reconcile(parse_governance(content), inventory)
         desired = desired_entity(
             identity, registry, account_id=inventory.account_id, region=inventory.region,
-            source_sha="0" * 40, now=NOW,
+            source_sha="0" * 40, now=NOW, place=ListPlace("path", "e.yaml"),
         )
         current = Current.at_target(published, None, identity, desired)
         plan = make_plan(

@@ -14,7 +14,7 @@ DAY: Final = timedelta(days=1)
 HOUR: Final = timedelta(hours=1)
 
 
-def fate(age: timedelta | None, *, needed: bool = False, **facts: Any) -> Fate:
+def fate(age: timedelta | None, *, needed: bool = False, counted: int = 1, **facts: Any) -> Fate:
     run = StoredRun(
         place=1,
         run_id="a",
@@ -24,9 +24,15 @@ def fate(age: timedelta | None, *, needed: bool = False, **facts: Any) -> Fate:
     return fate_of(
         run,
         needed={"a"} if needed else set(),
+        counted=counted,
         remove_before=NOW - 7 * DAY,
         slim_before=NOW - HOUR,
     )
+
+
+def test_a_run_that_the_metrics_have_not_counted_is_not_removed() -> None:
+    assert fate(8 * DAY, counted=0) is Fate.KEPT
+    assert fate(8 * DAY, counted=1) is Fate.REMOVED
 
 
 @pytest.mark.parametrize(
