@@ -91,6 +91,11 @@ class EntityIdentity:
         """How Backstage refers to the entity."""
         return f"resource:{self.namespace}/{self.name}"
 
+    @property
+    def page(self) -> str:
+        """The path of the entity's page in Backstage."""
+        return f"/catalog/{self.namespace}/resource/{self.name}"
+
     def problems(self) -> list[str]:
         """What Backstage would refuse in it, one sentence each."""
         found = []

@@ -1,7 +1,7 @@
 """The conditions of a mirror that Dagster's event log shows: its last runs, its last checks."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -102,6 +102,19 @@ class Known:
     unseen: frozenset[Signal]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What is read once for all mirrors: their runs in flight, and the cursors of the sensors."""
+
+    in_flight: Mapping[str, Sequence[dg.RunRecord]]
+    looks: KeptBySensors
+
+    @classmethod
+    def read(cls, instance: dg.DagsterInstance, mirrors: Sequence[Mirror]) -> "_Shared":
+        names = [mirror.name for mirror in mirrors]
+        return cls(runs_in_flight(instance, names), kept_looks(instance))
+
+
 class KnownOf:
     """What is known of mirrors, read again where something may have happened since."""
 
@@ -113,16 +126,18 @@ class KnownOf:
     ) -> dict[str, Known | Exception]:
         """Give what is known of mirrors, by name, as `read_known` does."""
         known: dict[str, Known | Exception] = {}
+        shared: _Shared | None = None
         try:
-            happened = self._happened(instance, mirrors, now)
-            looks = kept_looks(instance)
+            shared = _Shared.read(instance, mirrors)
+            happened = self._happened(instance, mirrors, shared.in_flight, now)
+            looks = shared.looks
             for mirror in mirrors:
                 if mirror.name not in happened:
                     known[mirror.name] = _with_look(self._read[mirror.name][1], looks, mirror, now)
         except Exception:  # noqa: BLE001 - then all is read again, and says why it cannot be
             known = {}
         again = [mirror for mirror in mirrors if mirror.name not in known]
-        for name, each in read_known(instance, again, now).items() if again else ():
+        for name, each in read_known(instance, again, now, shared).items() if again else ():
             known[name] = each
             self._read.pop(name, None)
             if isinstance(each, Known) and not each.conditions:
@@ -130,7 +145,11 @@ class KnownOf:
         return known
 
     def _happened(
-        self, instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+        self,
+        instance: dg.DagsterInstance,
+        mirrors: Sequence[Mirror],
+        in_flight: Collection[str],
+        now: datetime,
     ) -> set[str]:
         """The mirrors of which something may have changed since they were read.
 
@@ -145,7 +164,7 @@ class KnownOf:
         updated = instance.get_run_records(dg.RunsFilter(updated_after=since), limit=MANY_RUNS)
         if len(updated) == MANY_RUNS:
             return set(names)
-        changed: set[str] = set(runs_in_flight(instance, names))
+        changed = set(in_flight)
         for record in updated:
             run = record.dagster_run
             mirror = run.tags.get(MIRROR_TAG)
@@ -159,15 +178,21 @@ class KnownOf:
 
 
 def read_known(
-    instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+    instance: dg.DagsterInstance,
+    mirrors: Sequence[Mirror],
+    now: datetime,
+    shared: _Shared | None = None,
 ) -> dict[str, Known | Exception]:
     """Read the last runs, the last checks and the last publication of mirrors, by name.
 
     A few queries serve all of them. Where that fails, each one is read by itself, and the error of
-    one that cannot be stands in its place.
+    one that cannot be takes its place.
+
+    Args:
+        shared: read before; None reads it here.
     """
     try:
-        return _read_known(instance, mirrors, now)
+        return _read_known(instance, mirrors, now, shared or _Shared.read(instance, mirrors))
     except Exception as error:  # noqa: BLE001 - a watch that raises sends no alert
         if len(mirrors) == 1:
             return {mirrors[0].name: error}
@@ -176,9 +201,8 @@ def read_known(
 
 
 def _read_known(
-    instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime
+    instance: dg.DagsterInstance, mirrors: Sequence[Mirror], now: datetime, shared: _Shared
 ) -> dict[str, Known | Exception]:
-    in_flight = runs_in_flight(instance, [mirror.name for mirror in mirrors])
     latest = instance.event_log_storage.get_latest_materialization_events(
         [key for mirror in mirrors for key in (published_key(mirror), parity_key(mirror))]
     )
@@ -186,14 +210,13 @@ def _read_known(
         instance,
         [key for mirror in mirrors for key in (*_alerting_checks(mirror), owned_key(mirror))],
     )
-    looks = kept_looks(instance)
     known: dict[str, Known | Exception] = {}
     for mirror in mirrors:
         of_mirror = {key: evaluated[key] for key in _alerting_checks(mirror) if key in evaluated}
         # What is planned, queued or under way changes nothing: the last run that ended counts.
         ended, unseen = _ended(instance, mirror, now)
         found = [
-            *_in_flight(in_flight.get(mirror.name, []), now),
+            *_in_flight(shared.in_flight.get(mirror.name, []), now),
             *_failed_checks(mirror, of_mirror),
             *ended,
         ]
@@ -209,7 +232,7 @@ def _read_known(
             link=link_of(mirror),
             unseen=unseen,
         )
-        known[mirror.name] = _with_look(each, looks, mirror, now)
+        known[mirror.name] = _with_look(each, shared.looks, mirror, now)
     return known
 
 

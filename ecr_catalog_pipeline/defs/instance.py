@@ -12,6 +12,10 @@ from typing import Final
 import dagster as dg
 import yaml
 from dagster._check import CheckError
+
+# Not exported: what reads many runs and events at once needs the database.
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ecr_catalog_pipeline.core.errors import CatalogError, SettingsError
@@ -80,6 +84,23 @@ def _storage_fault(error: BaseException, home: Path) -> BaseException | None:
             found = each
         each = each.__cause__ or each.__context__
     return found
+
+
+def sql_storages(
+    instance: dg.DagsterInstance, remediation: str
+) -> tuple[SqlEventLogStorage, SqlRunStorage]:
+    """Give where an instance keeps events and runs.
+
+    Raises:
+        SettingsError: it keeps them in no SQL database.
+    """
+    events, runs = instance.event_log_storage, instance.run_storage
+    if isinstance(events, SqlEventLogStorage) and isinstance(runs, SqlRunStorage):
+        return events, runs
+    raise SettingsError(
+        f"the history lies in {type(events).__name__}, which is not an SQL storage",
+        remediation=remediation,
+    )
 
 
 def _unusable(home: Path, fault: BaseException) -> HistoryUnusable:

@@ -108,8 +108,7 @@ def notify_owners(
     """
     if now is None:
         return dict(notified)
-    identity = mirror.identity
-    link = f"/catalog/{identity.namespace}/resource/{identity.name}"
+    link = mirror.identity.page
     after = advance_notified(notified, now)
     arrived, failed = set[str](), set[str]()
     deadline = time.monotonic() + SECONDS

@@ -16,14 +16,11 @@ import sqlalchemy as sql
 # Dagster's API gives one run or one asset at a time: a page of them is read in one query.
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.runs.schema import KeyValueStoreTable, RunsTable, RunTagsTable
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._serdes import deserialize_value
 from pydantic import TypeAdapter
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
-from ecr_catalog_pipeline.core.errors import SettingsError
 from ecr_catalog_pipeline.core.metrics import (
     EndedRun,
     RunOutcome,
@@ -34,6 +31,7 @@ from ecr_catalog_pipeline.core.metrics import (
     sources_of,
 )
 from ecr_catalog_pipeline.defs.event_log import FailedStep, steps_of
+from ecr_catalog_pipeline.defs.instance import sql_storages
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.defs.kept import read_kept, text_of, value_of, write_kept
 
@@ -76,13 +74,11 @@ class RunHistory:
         Raises:
             SettingsError: it keeps its history in no SQL database.
         """
-        events, runs = instance.event_log_storage, instance.run_storage
-        if not (isinstance(events, SqlEventLogStorage) and isinstance(runs, SqlRunStorage)):
-            raise SettingsError(
-                f"the history lies in {type(events).__name__}, which is no SQL storage",
-                remediation="Keep Dagster's history in SQLite or PostgreSQL, or take the metrics "
-                "of `ecr-catalog sync --metrics-file`.",
-            )
+        events, runs = sql_storages(
+            instance,
+            "Keep Dagster's history in SQLite or PostgreSQL, or take the metrics of "
+            "`ecr-catalog sync --metrics-file`.",
+        )
         self._instance = instance
         self._events = events
         self._runs = runs

@@ -113,7 +113,9 @@ class _Server:
             if self._serves():
                 click.echo(f"Backstage           {self._settings.url} serves the entity")
                 if _has_pages(self._folder):
-                    click.echo(f"Its page            {self._page()}")
+                    click.echo(
+                        f"Its page            {self._settings.url.rstrip('/')}{self._identity.page}"
+                    )
                 self._on_ready()
                 return
             if time.monotonic() > deadline:
@@ -166,11 +168,6 @@ class _Server:
                 start_new_session=True,
             )
             return self._child
-
-    def _page(self) -> str:
-        kind, _, rest = self._identity.reference.partition(":")
-        namespace, _, name = rest.partition("/")
-        return f"{self._settings.url.rstrip('/')}/catalog/{namespace}/{kind}/{name}"
 
     def _serves(self) -> bool:
         try:

@@ -34,14 +34,12 @@ from dagster._core.storage.event_log.schema import (
     PendingStepsTable,
     SqlEventLogStorageTable,
 )
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy.engine import Connection
 
-from ecr_catalog_pipeline.core.errors import SettingsError
+from ecr_catalog_pipeline.defs.instance import sql_storages
 
 KEPT_OBSERVATIONS: Final = 20
 """Of each asset, however old, by sensors: the parity asset reads as many."""
@@ -151,12 +149,9 @@ class DagsterHistory:
         Raises:
             SettingsError: it keeps its history in no SQL database.
         """
-        events, runs = instance.event_log_storage, instance.run_storage
-        if not (isinstance(events, SqlEventLogStorage) and isinstance(runs, SqlRunStorage)):
-            raise SettingsError(
-                f"the history lies in {type(events).__name__}, which is not an SQL storage",
-                remediation="Stop the housekeeping schedule; that storage has to clean up itself.",
-            )
+        events, runs = sql_storages(
+            instance, "Stop the housekeeping schedule; that storage has to clean up itself."
+        )
         self.freed = Freed()
         self.busy = 0
         """Run databases that another process had open: they are slimmed the next time."""

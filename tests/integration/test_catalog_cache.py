@@ -68,6 +68,19 @@ def test_the_same_process_reads_nothing_again(tmp_path: Path) -> None:
     assert catalogs.parse(b"[}", blob_of(ONE), "") is first
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    parsed(tmp_path, ONE)
+    (file,) = kept(tmp_path)
+    name = file.name.partition("-")[0]
+    left = file.with_name(f".{name}.ecr-catalog-abc123")
+    left.write_bytes(b"half a catalog")
+
+    parsed(tmp_path, TWO)
+
+    assert not left.exists()
+    assert len(kept(tmp_path)) == 2
+
+
 def test_another_blob_is_another_catalog(tmp_path: Path) -> None:
     catalogs = cache(tmp_path)
     for content in (ONE, TWO, ONE):

@@ -348,6 +348,19 @@ def test_a_list_that_cannot_be_put_leaves_the_entity_as_it_was(target: S3Target)
     assert list(target.lists().values()) == [LIST]
 
 
+@pytest.mark.usefixtures("two_attempts")
+def test_a_list_whose_answer_is_lost_counts_as_put(target: S3Target) -> None:
+    with S3Faults(target.endpoint) as faults:
+        publisher = publisher_of(faults.endpoint_url, bucket=target.bucket)
+        # Both attempts of the list's put.
+        faults.fail("PUT", Broken.DONE_THEN_DROPPED, times=2)
+
+        publisher.publish(ONE, None, PROVENANCE, Lists(LIST))
+
+    assert target.content() == ONE
+    assert list(target.lists().values()) == [LIST]
+
+
 def changed_list() -> Lists:
     return Lists(OTHER_LIST, old=list_digest(LIST))
 

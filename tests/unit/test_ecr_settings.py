@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ecr_catalog_pipeline.core.ecr_settings import (
@@ -213,6 +213,7 @@ anything = st.recursive(
 )
 
 
+@example(Setting.TEMPLATES, [{"prefix": "a", "appliedFor": [{}]}])
 @given(st.sampled_from(REGISTRY_SETTINGS), anything)
 def test_any_answer_is_a_setting_or_unknown(setting: Setting, content: Any) -> None:
     (key,) = GOOD[setting].keys() - {"registryId"}

@@ -267,6 +267,26 @@ def test_settings_that_rules_need_are_named_once_with_their_actions() -> None:
     )
 
 
+def test_a_lifecycle_policy_that_could_not_be_read_is_named_until_it_can_be() -> None:
+    entries, present = catalog([entry("ab")]), Inventory(ACCOUNT, REGION, (CONFORMING,))
+
+    def rules(problem: str) -> list[str]:
+        kept = {"ab": Retention(NOW, problem=problem)}
+        found = check_conformance(
+            reconcile(entries, present),
+            catalog=entries,
+            inventory=present,
+            policies=POLICIES,
+            learnt=Learnt(BASIC, kept),
+            today=TODAY,
+        )
+        return [each.rule for each in found.findings]
+
+    assert rules("malformed answer") == ["registry-settings-unknown"]
+    # A denial shows in each run, and a repository that is gone is nobody's fault.
+    assert rules("denied") == rules("no such repository") == []
+
+
 def test_what_is_throttled_needs_no_permission() -> None:
     unknown = {Setting.SCANNING: "throttled"}
     (finding,) = judged(entry("ab"), CONFORMING, settings=EcrSettings(unknown=unknown)).findings

@@ -281,6 +281,26 @@ def test_backstage_may_read_a_local_checkout_a_file_and_an_object(
     )
 
 
+@pytest.mark.parametrize(
+    ("region", "endpoint", "start"),
+    [
+        ("eu-west-2", None, "https://a-bucket.s3.eu-west-2.amazonaws.com"),
+        ("cn-north-1", None, "https://a-bucket.s3.cn-north-1.amazonaws.com.cn"),
+        ("eu-west-2", "http://127.0.0.1:1", "http://127.0.0.1:1/a-bucket"),
+    ],
+)
+def test_an_s3_target_is_addressed_where_its_bucket_is(
+    mirrors: Path, region: str, endpoint: str | None, start: str
+) -> None:
+    target = {"kind": "s3", "bucket": "a-bucket", "key": "ecr/a b#c.yaml"}
+    settings = {**changed("publish", target), "registry": {"region": region}}
+    if endpoint:
+        settings["registry"]["endpoint_url"] = endpoint
+    mirror = load(mirrors, settings)
+    assert mirror.locations == (("url", f"{start}/ecr/a%20b%23c.yaml"),)
+    assert mirror.list_place.entity == f"{start}/full-lists/ecr/a%20b%23c.yaml"
+
+
 def test_a_backstage_needs_no_token(mirrors: Path) -> None:
     mirror = load(mirrors, changed("backstage", {"url": "http://127.0.0.1:7007"}))
     assert mirror.backstage == BackstageSettings(url="http://127.0.0.1:7007")
