@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
@@ -26,6 +27,7 @@ from ecr_catalog_pipeline.defs.mirror_files import (
 from ecr_catalog_pipeline.defs.outside import outside_assets
 from ecr_catalog_pipeline.defs.owners import owner_checks
 from ecr_catalog_pipeline.defs.parity_watch import ToWatch, parity_watch
+from ecr_catalog_pipeline.defs.run_process import mirror_of_this_run
 from ecr_catalog_pipeline.housekeeping.job import housekeeping_job, housekeeping_schedule
 from ecr_catalog_pipeline.settings import (
     LoadedMirrors,
@@ -39,12 +41,19 @@ from ecr_catalog_pipeline.wiring import Adapters, AdaptersOf, adapters_of
 
 logger = logging.getLogger(__name__)
 
+Synced = tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Define every usable mirror of the mirrors folder."""
+    """Define every usable mirror of the mirrors folder; the process of a run, its mirror alone."""
     loaded = load_mirrors(mirrors_folder(os.environ))
-    return build_definitions(loaded, environ=os.environ)
+    made = build_definitions(
+        loaded, environ=os.environ, only=mirror_of_this_run(loaded, os.environ)
+    )
+    # What is loaded now stays to the end: looking for garbage in it is a quarter of a run's time.
+    gc.freeze()
+    return made
 
 
 def build_definitions(
@@ -53,32 +62,23 @@ def build_definitions(
     environ: Mapping[str, str],
     make_adapters: AdaptersOf = adapters_of,
     io_manager: dg.IOManagerDefinition | None = None,
+    only: Mirror | None = None,
 ) -> dg.Definitions:
     """Define every usable mirror; show each mirror file that is not usable.
 
     Args:
         make_adapters: makes the adapters of a mirror; the seam for tests and for extensions.
         io_manager: passes values between the assets; JSON files by default.
+        only: define this mirror's assets, checks and job, and nothing else: all that a run needs.
     """
-    cache = cache_folder(environ)
-    housekeeping = housekeeping_job(loaded.mirrors)
-    parts = [
-        dg.Definitions(
-            resources={"io_manager": io_manager or json_io_manager(environ)},
-            jobs=[housekeeping],
-            schedules=[housekeeping_schedule(housekeeping)],
-            sensors=[mirror_files_watch(loaded, cache, Notifier(environ))],
-        )
-    ]
     entities = {mirror.identity.name for mirror in loaded.mirrors.values()}
-    looked_at: list[tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]] = []
-    watched: list[ToWatch] = []
-    for mirror in loaded.mirrors.values():
+    parts = [dg.Definitions(resources={"io_manager": io_manager or json_io_manager(environ)})]
+    synced: list[Synced] = []
+    for mirror in [only] if only else loaded.mirrors.values():
         adapters = make_adapters(mirror, environ)
         assets = mirror_assets(mirror, adapters)
         job = sync_job(mirror, assets)
-        looked_at.append((mirror, adapters, job))
-        watched.append(ToWatch(mirror, adapters))
+        synced.append((mirror, adapters, job))
         parts.append(
             dg.Definitions(
                 assets=[*outside_assets(mirror, adapters), *assets],
@@ -87,20 +87,46 @@ def build_definitions(
                     *owner_checks(mirror, adapters),
                 ],
                 jobs=[job],
-                schedules=[sync_schedule(mirror, job)],
             )
         )
+    if only:
+        return dg.Definitions.merge(*parts)
+    return dg.Definitions.merge(
+        *parts,
+        _started_by_itself(loaded, synced, environ, make_adapters),
+        refused_definitions(loaded),
+    )
+
+
+def _started_by_itself(
+    loaded: LoadedMirrors,
+    synced: Sequence[Synced],
+    environ: Mapping[str, str],
+    make_adapters: AdaptersOf,
+) -> dg.Definitions:
+    """What Dagster's daemon evaluates: schedules and sensors."""
+    cache = cache_folder(environ)
+    housekeeping = housekeeping_job(loaded.mirrors)
+    watched = [ToWatch(mirror, adapters) for mirror, adapters, _ in synced]
+    still_shown: list[dg.AssetsDefinition] = []
     for name, error in sorted(loaded.errors.items()):
         logger.error("mirror %s is not loaded: %s", name, error)
         if last_good := last_good_settings(loaded, name, cache):
             # What is published of it is watched meanwhile.
             adapters = make_adapters(last_good, environ)
             watched.append(ToWatch(last_good, adapters, settings_refused=True))
-            parts.append(dg.Definitions(assets=outside_assets(last_good, adapters)))
-    sensors = [
-        *([change_sensor(looked_at)] if looked_at else []),
-        *([parity_watch(watched)] if watched else []),
-    ]
-    return dg.Definitions.merge(
-        *parts, dg.Definitions(sensors=sensors), refused_definitions(loaded)
+            still_shown += outside_assets(last_good, adapters)
+    sensors = [mirror_files_watch(loaded, cache, Notifier(environ))]
+    if synced:
+        sensors.append(change_sensor(synced))
+    if watched:
+        sensors.append(parity_watch(watched))
+    return dg.Definitions(
+        assets=still_shown,
+        jobs=[housekeeping],
+        schedules=[
+            housekeeping_schedule(housekeeping),
+            *(sync_schedule(mirror, job) for mirror, _, job in synced),
+        ],
+        sensors=sensors,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -17,8 +18,13 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.code_pointer import CodePointer
+from dagster._core.definitions.reconstruct import (
+    ReconstructableJob,
+    ReconstructableRepository,
+)
 
-from ecr_catalog_pipeline.definitions import build_definitions
+from ecr_catalog_pipeline.definitions import build_definitions, defs
 from ecr_catalog_pipeline.defs.common import CHANGE_SENSOR, PARITY_WATCH
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG
 from ecr_catalog_pipeline.settings import load_mirrors
@@ -389,6 +395,58 @@ def test_two_mirrors_run_at_once_from_one_code_location(tmp_path: Path) -> None:
         assert list(two.listed) == ["shop/cart"]
         assert one.entity["metadata"]["name"] == "one-ecr-registry"
         assert two.entity["metadata"]["name"] == "two-ecr-registry"
+
+
+# What the process of a run defines
+
+
+def put_the_jobs_defined_here(answer: Any, *_: object) -> None:
+    repository = defs().get_repository_def()
+    answer.put(sorted(name for name in repository.job_names if not name.startswith("__")))
+
+
+def jobs_defined_by_a_process(*arguments: object) -> list[str]:
+    """Start a process as Dagster's default launcher starts the one of a run."""
+    spawning = multiprocessing.get_context("spawn")
+    answer = spawning.Queue()
+    process = spawning.Process(target=put_the_jobs_defined_here, args=[answer, *arguments])
+    process.start()
+    try:
+        jobs: list[str] = answer.get(timeout=120)
+    finally:
+        process.kill()
+        process.join()
+    return jobs
+
+
+@pytest.fixture
+def two_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        write_mirror(tmp_path / "mirrors", name)
+    monkeypatch.setenv("ECR_CATALOG_MIRRORS", str(tmp_path / "mirrors"))
+
+
+def the_job(name: str) -> ReconstructableJob:
+    pointer = CodePointer.from_module("ecr_catalog_pipeline.definitions", "defs", None)
+    return ReconstructableJob(ReconstructableRepository(pointer), name)
+
+
+@pytest.mark.usefixtures("two_mirrors")
+def test_the_process_of_a_run_defines_its_mirror_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs_defined_by_a_process("run arguments", the_job("two_sync")) == ["two_sync"]
+
+    monkeypatch.setenv("DAGSTER_RUN_JOB_NAME", "one_sync")
+    assert jobs_defined_by_a_process() == ["one_sync"]
+
+
+@pytest.mark.usefixtures("two_mirrors")
+def test_every_other_process_defines_every_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = ["ecr_catalog_housekeeping", "one_sync", "two_sync"]
+
+    assert jobs_defined_by_a_process() == every
+    assert jobs_defined_by_a_process(the_job("ecr_catalog_housekeeping")) == every
+    monkeypatch.setenv("DAGSTER_RUN_JOB_NAME", "three_sync")
+    assert jobs_defined_by_a_process() == every
 
 
 # What loading does not do

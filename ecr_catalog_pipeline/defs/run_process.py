@@ -1,0 +1,31 @@
+"""What the process of a run defines: the mirror of that run, and no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+
+# Not exported: what Dagster's default launcher gives to the process that it starts.
+from dagster._core.definitions.reconstruct import ReconstructableJob
+
+from ecr_catalog_pipeline.settings import LoadedMirrors, Mirror, sync_job_name
+
+
+def mirror_of_this_run(loaded: LoadedMirrors, environ: Mapping[str, str]) -> Mirror | None:
+    """Give the mirror whose run this process executes; None where it may need every mirror."""
+    job = _job_of_this_process(environ)
+    return next(
+        (mirror for name, mirror in loaded.mirrors.items() if sync_job_name(name) == job), None
+    )
+
+
+def _job_of_this_process(environ: Mapping[str, str]) -> str | None:
+    """The job that this process was started for.
+
+    The launchers for Kubernetes and ECS name it in the environment. The default launcher passes it
+    to the process as an argument.
+    """
+    for argument in getattr(multiprocessing.current_process(), "_args", ()):
+        if isinstance(argument, ReconstructableJob):
+            return argument.job_name
+    return environ.get("DAGSTER_RUN_JOB_NAME")
