@@ -49,7 +49,7 @@ from ecr_catalog_pipeline.core.health import (
 )
 from ecr_catalog_pipeline.core.inventory import Inventory, check_account
 from ecr_catalog_pipeline.core.last_good import last_good_in_words
-from ecr_catalog_pipeline.core.last_publication import LastPublication
+from ecr_catalog_pipeline.core.last_publication import LastPublication, left_behind
 from ecr_catalog_pipeline.core.parity import (
     Baseline,
     Evidence,
@@ -192,6 +192,7 @@ class Tick:
         verdict: of Backstage.
         backstage_down: it did not answer, or not to us.
         report: what became of the health report; None when the mirror has none.
+        left_behind: what an earlier target still publishes; empty when nothing is.
     """
 
     planned: PlannedRegistry
@@ -199,6 +200,7 @@ class Tick:
     verdict: Verdict | None = None
     report: ReportPublished | None = None
     backstage_down: bool = False
+    left_behind: str = ""
 
 
 def _no_page(_pages: int, _repositories: int) -> None:
@@ -242,8 +244,9 @@ def run_tick(
         inventory = read_inventory(adapters.registry, on_page=on_page)
     with progress("comparing with what is published"):
         planned = plan_publication(mirror, adapters, governance, inventory, past)
+    stays = left_behind(past.last, adapters.publisher.where, mirror.identity.reference)
     if not publishes:
-        return Tick(planned)
+        return Tick(planned, left_behind=stays)
     with progress("publishing"):
         publication = publish(
             adapters.publisher, planned, mirror=mirror.name, run_id=run_id, approve=approve
@@ -252,7 +255,7 @@ def run_tick(
         verdict, down = ask_backstage(mirror, adapters.backstage, publication)
     health = gather_health(mirror, planned, publication, ParityState(), held_since=None)
     report = publish_report(mirror, adapters, health, planned, run_id)
-    return Tick(planned, publication, verdict, report, backstage_down=down)
+    return Tick(planned, publication, verdict, report, backstage_down=down, left_behind=stays)
 
 
 def read_governance(mirror: Mirror, adapters: Adapters, clock: Clock = now_utc) -> GovernanceRead:

@@ -11,6 +11,7 @@ from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.core.parity import Verdict
 from ecr_catalog_pipeline.definitions import build_definitions
 from ecr_catalog_pipeline.defs.checks import BACKSTAGE_IN_PARITY
+from ecr_catalog_pipeline.defs.event_log import published_key
 from ecr_catalog_pipeline.defs.health_report import HEALTH_REPORT_PUBLISHED
 from ecr_catalog_pipeline.defs.jobs import run_by_this_process
 from ecr_catalog_pipeline.defs.kept import text_of
@@ -31,6 +32,7 @@ def run_assets(
         environ=environ,
         # A run of the daemon may be under way; neither must read the other's values.
         io_manager=dg.mem_io_manager,
+        only=mirror,
     )
     job = definitions.resolve_job_def(sync_job_name(mirror.name))
     config: dict[str, object] = {
@@ -50,13 +52,20 @@ def run_assets(
             raise failure.__cause__ from None
         raise
     found = {each.check_name: each for each in result.get_asset_check_evaluations()}
-    publication: Publication = result.asset_value([mirror.name, "published_entity"])
+    published = published_key(mirror)
+    publication: Publication = result.asset_value(published)
+    (stays,) = (
+        text_of(event.materialization.metadata, "left_behind")
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == published
+    )
     parity, report = found[BACKSTAGE_IN_PARITY], found.get(HEALTH_REPORT_PUBLISHED)
     return Tick(
         planned=result.asset_value([mirror.name, "reconciled_registry"]),
         publication=publication,
         verdict=Verdict(parity.passed, parity.description or "", publication.digest, None),
         report=_report(report.metadata) if report else None,
+        left_behind=stays or "",
     )
 
 

@@ -21,9 +21,7 @@ from ecr_catalog_pipeline.commands.common import (
     with_last_good,
 )
 from ecr_catalog_pipeline.commands.metrics_file import metrics_file_option, metrics_of_run
-from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.commands.run_once import make_history, run_once
-from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.mirroring import Outcome, Past, Tick
 from ecr_catalog_pipeline.settings import Mirror
@@ -54,7 +52,6 @@ def sync(name: str | None, approve: str | None, metrics_file: Path | None, *, ev
         work = partial(sync_row, metrics_file)
         return for_all(name, partial(_in_own_process, work) if make_history(os.environ) else work)
     mirror = get_mirror(name)
-    past = read_past_of(mirror, os.environ)
     with (
         with_last_good(mirror),
         metrics_of_run(metrics_file, mirror, os.environ, _warn) as ran,
@@ -62,8 +59,8 @@ def sync(name: str | None, approve: str | None, metrics_file: Path | None, *, ev
     ):
         done = ran.done = run_once(mirror, os.environ, approve=approve, warn=ran.without_history)
     where = adapters_of(mirror, os.environ).publisher.where
-    if stays := left_behind(past.last, where, mirror.identity.reference):
-        echo(f"Left behind: {stays}", err=True)
+    if done.left_behind:
+        echo(f"Left behind: {done.left_behind}", err=True)
     return _report(mirror, done, where, approve)
 
 
@@ -71,8 +68,8 @@ def _warn(words: str) -> None:
     echo(f"warning: {words}", err=True)
 
 
-def sync_row(metrics_file: Path | None, mirror: Mirror, past: Past) -> Row:
-    """Run one mirror of several."""
+def sync_row(metrics_file: Path | None, mirror: Mirror, _past: Past) -> Row:
+    """Run one mirror of several; the run reads its past itself."""
     notes: list[str] = []
     with (
         with_last_good(mirror),
@@ -84,9 +81,8 @@ def sync_row(metrics_file: Path | None, mirror: Mirror, past: Past) -> Row:
     plan, publication = done.planned.plan, done.publication
     assert publication is not None
     held = publication.outcome is Outcome.HELD
-    where = adapters_of(mirror, os.environ).publisher.where
-    if stays := left_behind(past.last, where, mirror.identity.reference):
-        notes.append(f"Left behind: {stays}")
+    if done.left_behind:
+        notes.append(f"Left behind: {done.left_behind}")
     if held:
         notes += [f"held: {reason}" for reason in plan.reasons_held]
     else:
