@@ -286,6 +286,12 @@ def _tick(kept: Kept, number: int, chance: random.Random) -> None:
     """Let something happen in the world, and run the mirror."""
     world, fake = kept.world, kept.world.fake
     names, content = sorted(fake.names()), world.content
+    missing = sorted({*world.listed} - {*names}) if content else []
+    if missing and chance.random() < 1 / 2:
+        # Or every later plan would be held.
+        for name in missing:
+            fake.create(name)
+        names = sorted(fake.names())
     happens = chance.choice(["new", "new", "gone", "gone", "mass", "ecr", "down", "foreign", "-"])
     if happens == "new" or len(names) < 2:
         world.have(f"team/new-{number}", f"team/more-{number}")
