@@ -13,10 +13,11 @@ from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.core.reconcile import State
 from ecr_catalog_pipeline.defs import checks, tables
-from ecr_catalog_pipeline.defs.common import as_dagster_failure, asset_of, key_of
+from ecr_catalog_pipeline.defs.common import asset_of, key_of
 from ecr_catalog_pipeline.defs.event_log import read_past, read_published, rotation_metadata
 from ecr_catalog_pipeline.defs.health_report import health_report_assets
 from ecr_catalog_pipeline.defs.metrics import for_metrics
+from ecr_catalog_pipeline.defs.not_judged import reported_on_the_asset
 from ecr_catalog_pipeline.defs.outside import (
     ECR_REGISTRY,
     GOVERNANCE_FILE,
@@ -69,7 +70,7 @@ def _governance_catalog(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefiniti
     def governance_catalog(
         context: dg.AssetExecutionContext,
     ) -> dg.MaterializeResult[GovernanceRead]:
-        with as_dagster_failure():
+        with reported_on_the_asset(context):
             read = mirroring.read_governance(mirror, adapters)
         findings = open_findings(read.catalog, mirroring.now_utc().date())
         context.log_event(observation(mirror, GOVERNANCE_FILE, read.blob))
@@ -100,7 +101,7 @@ def _ecr_inventory(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinition:
         description="Every repository of the registry, read completely or not at all.",
     )
     def ecr_inventory(context: dg.AssetExecutionContext) -> dg.MaterializeResult[InventoryRead]:
-        with as_dagster_failure():
+        with reported_on_the_asset(context):
             read = mirroring.read_inventory(adapters.registry)
         inventory = read.inventory
         context.log_event(observation(mirror, ECR_REGISTRY, inventory.fingerprint))
@@ -139,7 +140,7 @@ def _reconciled_registry(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinit
         context: dg.AssetExecutionContext, governance: GovernanceRead, inventory: InventoryRead
     ) -> Iterator[Any]:
         past = read_past(context.instance, mirror, context.run.tags)
-        with as_dagster_failure():
+        with reported_on_the_asset(context):
             try:
                 planned = mirroring.plan_publication(
                     mirror, adapters, governance, inventory, past, asks_retention=True
@@ -174,7 +175,7 @@ def _published_entity(mirror: Mirror, adapters: Adapters) -> dg.AssetsDefinition
     def published_entity(
         context: dg.AssetExecutionContext, config: PublishConfig, planned: PlannedRegistry
     ) -> dg.MaterializeResult[Publication]:
-        with as_dagster_failure():
+        with reported_on_the_asset(context):
             publication = mirroring.publish(
                 adapters.publisher,
                 planned,

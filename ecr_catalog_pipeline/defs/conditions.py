@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -36,6 +36,7 @@ from ecr_catalog_pipeline.defs.event_log import (
 )
 from ecr_catalog_pipeline.defs.jobs import MIRROR_TAG, runs_in_flight
 from ecr_catalog_pipeline.defs.kept import text_of
+from ecr_catalog_pipeline.defs.not_judged import judged_at, judgement
 from ecr_catalog_pipeline.defs.owners import owned_in, owned_key
 from ecr_catalog_pipeline.settings import Mirror
 
@@ -332,10 +333,7 @@ def _failed_checks(
             continue
         if evaluation.severity is not dg.AssetCheckSeverity.ERROR:
             continue
-        # The row is as old as its plan.
-        timestamp = record.event.timestamp if record.event else record.create_timestamp
-        at = datetime.fromtimestamp(timestamp, UTC)
-        description = evaluation.description or ""
+        at, description = judged_at(record), judgement(evaluation)
         if key.name == checks.REMOVAL_GUARD:
             yield Condition(
                 Signal.PLAN_HELD,
