@@ -60,9 +60,7 @@ def _report(context: dg.AssetExecutionContext, failure: dg.Failure) -> None:
     }
     dg.DagsterEvent.asset_observation(
         step,
-        dg.AssetObservation(
-            context.asset_key, description="The last run failed here.", metadata=reasons
-        ),
+        dg.AssetObservation(context.asset_key, description="A run failed here.", metadata=reasons),
     )
     why = reasons.get("problem", "")
     for record in evaluated_checks(context.instance, _not_judged(context)).values():
