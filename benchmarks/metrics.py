@@ -1,6 +1,6 @@
 """What the exporter of metrics costs on a long history, and whether its counters are right.
 
-    .venv/bin/python -m benchmarks.metrics              # 50 mirrors, 7 days: 252,000 runs, 6 GB, half an hour
+    .venv/bin/python -m benchmarks.metrics              # 252,000 runs, 6 GB, 30 minutes
     .venv/bin/python -m benchmarks.metrics --days 1
     .venv/bin/python -m benchmarks.metrics --ticks 200  # counters and histogram against the log
 
