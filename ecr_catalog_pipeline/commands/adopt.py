@@ -52,8 +52,9 @@ def adopt(name: str | None, repositories: tuple[str, ...], file: str | None) -> 
     mirror = get_mirror(name)
     adapters = adapters_of(mirror, os.environ)
     with progress("reading governance"):
-        content = adapters.governance.read().content
-        catalog = parse_governance(content, path=mirror.governance.path)
+        tip = adapters.governance.read()
+        content = tip.content
+        catalog = adapters.catalogs.parse(content, tip.blob, mirror.governance.path)
     with progress("reading ECR") as on_page:
         inventory = read_inventory(adapters.registry, on_page=on_page).inventory
     check_account(inventory.account_id, mirror.registry.account_id)

@@ -22,7 +22,6 @@ from ecr_catalog_pipeline.commands.common import (
 from ecr_catalog_pipeline.commands.past import read_past_of
 from ecr_catalog_pipeline.commands.plan_report import plan_as_json, plan_as_text
 from ecr_catalog_pipeline.commands.proposal import plan_file
-from ecr_catalog_pipeline.core.last_publication import left_behind
 from ecr_catalog_pipeline.core.plan import Plan
 from ecr_catalog_pipeline.mirroring import Past, run_tick
 from ecr_catalog_pipeline.settings import Mirror
@@ -81,14 +80,14 @@ def plan(
         return _code(plan_file(mirror, governance, form=shown, all_states=all_states))
     adapters, past = adapters_of(mirror, os.environ), read_past_of(mirror, os.environ)
     with with_last_good(mirror):
-        planned = run_tick(mirror, adapters, past, publishes=False, progress=progress).planned
-    where = adapters.publisher.where
+        tick = run_tick(mirror, adapters, past, publishes=False, progress=progress)
+    planned, where = tick.planned, adapters.publisher.where
     if as_json:
         echo_json(plan_as_json(mirror.name, planned))
     else:
         echo(*plan_as_text(mirror.name, where, planned, width=width(), all_states=all_states))
-    if stays := left_behind(past.last, where, mirror.identity.reference):
-        echo(f"Left behind: {stays}", err=True)
+    if tick.left_behind:
+        echo(f"Left behind: {tick.left_behind}", err=True)
     return _code(planned.plan)
 
 
@@ -102,9 +101,8 @@ def plan_row(mirror: Mirror, past: Past, *, as_json: bool) -> Row:
     """Plan one mirror of several."""
     adapters = adapters_of(mirror, os.environ)
     with with_last_good(mirror):
-        planned = run_tick(mirror, adapters, past, publishes=False).planned
-    plan, code = planned.plan, _code(planned.plan)
-    stays = left_behind(past.last, adapters.publisher.where, mirror.identity.reference)
+        tick = run_tick(mirror, adapters, past, publishes=False)
+    planned, plan, code = tick.planned, tick.planned.plan, _code(tick.planned.plan)
     return Row(
         code,
         _OUTCOMES[code],
@@ -114,6 +112,6 @@ def plan_row(mirror: Mirror, past: Past, *, as_json: bool) -> Row:
         value=plan_as_json(mirror.name, planned) if as_json else None,
         notes=(
             *(f"held: {reason}" for reason in plan.reasons_held if code == HELD),
-            *([f"Left behind: {stays}"] if stays else []),
+            *([f"Left behind: {tick.left_behind}"] if tick.left_behind else []),
         ),
     )

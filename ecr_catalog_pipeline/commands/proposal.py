@@ -120,7 +120,7 @@ def plan_proposed(
         planned = plan(catalog, "")
         try:
             path = mirror.governance.path
-            before = plan(parse_governance(tip.content, path=path), tip.blob)
+            before = plan(adapters.catalogs.parse(tip.content, tip.blob, path), tip.blob)
         except (GovernanceRefused, EntityInvalid) as error:
             problem = error.problem
     return Proposed(

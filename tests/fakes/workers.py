@@ -55,6 +55,7 @@ class Workers:
     own: Sequence[str] = ()
     ambient: Mapping[str, str] = field(default_factory=dict)
     started: dict[str, Worker] = field(default_factory=dict)
+    closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(
@@ -88,7 +89,8 @@ class Workers:
                 text = text.replace(mount, str(places[mount]))
             return text
 
-        with (folder / "log").open("wb") as log:
+        with self.lock, (folder / "log").open("wb") as log:
+            assert not self.closed, "no worker is started any more"
             process = subprocess.Popen(
                 [here(word) for word in command],
                 cwd=folder,
@@ -107,9 +109,7 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        worker = Worker(name, folder, process)
-        with self.lock:
-            self.started[name] = worker
+            worker = self.started[name] = Worker(name, folder, process)
         return worker
 
     def running(self) -> list[Worker]:
@@ -117,5 +117,8 @@ class Workers:
             return [each for each in self.started.values() if each.exit_code is None]
 
     def close(self) -> None:
+        """Kill all of them, and start no more."""
+        with self.lock:
+            self.closed = True
         for each in self.running():
             each.kill()

@@ -262,7 +262,9 @@ def test_with_a_history_each_mirror_has_a_run_and_a_process_of_its_own(
 
 def _kill_who_asks(fake: FakeAws) -> None:
     """Kill the last process that is left, once it asks an AWS that hangs."""
+    until = time.monotonic() + 120
     while not fake.count("DescribeRepositories") or len(multiprocessing.active_children()) != 1:
+        assert time.monotonic() < until, "no process was left that asks"
         time.sleep(0.05)
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
