@@ -403,11 +403,6 @@ def test_of_two_whole_runs_at_once_one_publishes_and_none_harms(world: World, dr
 # Killed at any point
 
 
-def expected_of(world: World) -> bytes:
-    """The entity that governance and AWS call for now, by a run that publishes nothing."""
-    return world.sync(only=LATE).planned.plan.content
-
-
 def residue(world: World) -> list[str]:
     """What killed processes have left beside the published file and in the clones."""
     left = [

@@ -600,11 +600,6 @@ FIGURES: Final = st.builds(
     p50=st.none() | st.integers(0, 10**6),
     seconds=st.dictionaries(st.integers(0, 10**6), st.integers(1, 99), max_size=4),
 )
-COUNTS: Final = st.fixed_dictionaries(
-    {}, optional={severity: st.integers(0, 99) for severity in Severity}
-)
-
-
 SOME_PLAN: Final = plan(live_registry("team/app"), inventory([]))
 
 
