@@ -95,6 +95,8 @@ def _repeated(record: AssetCheckExecutionRecord, why: str) -> dg.AssetCheckEvalu
         check_name=last.check_name,
         passed=last.passed,
         severity=last.severity,
+        # Without it Dagster goes by when the run was created, and may show nothing.
+        target_materialization_data=last.target_materialization_data,
         description=tables.words(f"not judged by the last run: {why}. At {at:%H:%M} UTC: {said}"),
         metadata={
             **last.metadata,

@@ -91,6 +91,17 @@ def test_checks_that_a_failed_read_leaves_unjudged_keep_what_they_said(world: Wo
     assert str(failure.metadata["problem"].value) in guard.description
 
 
+def test_checks_left_unjudged_still_stand_on_the_materialization_that_they_judged(
+    world: World,
+) -> None:
+    judged = {name: said(world, name).target_materialization_data for name in shown(world)}
+    assert all(judged.values())
+    world.commit("repositories: [")
+    world.sync_fails()
+
+    assert {name: said(world, name).target_materialization_data for name in judged} == judged
+
+
 def test_what_a_failed_read_met_stands_on_its_asset(world: World) -> None:
     world.commit("repositories: [")
     failure = world.sync_fails()
