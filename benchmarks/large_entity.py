@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Final
 import dagster as dg
 
 from tests.fakes.aws import FakeAws
-from tests.integration.backstage import DEMO_CONFIG, Backstage, running_backstage
+from tests.integration.backstage import DEMO_CONFIG, Backstage, running_backstage, wait_for
 from tests.integration.worlds import MIRROR, FileTarget, World
 
 POLL_SECONDS: Final = 0.02
@@ -80,7 +80,7 @@ def publications(count: int) -> Iterator[tuple[str, int, Measured]]:
         ):
             world = World(folder, target, aws, instance, MIRROR)
             world.write_mirror(backstage={"url": backstage.url, "token_env": "BACKSTAGE_TOKEN"})
-            _wait(lambda: backstage.entity(GROUP) is not None, "the demo's Group")
+            wait_for(lambda: backstage.entity(GROUP), GIVE_UP_SECONDS, "the demo's Group")
             # One fewer: the second publication brings it.
             world.have(*(f"team/repository-{number:06}" for number in range(count - 1)))
             yield "first", *_published(world, backstage, target, count - 1)
@@ -115,7 +115,7 @@ def _published(
         )
         if done.returncode:
             sys.exit(done.stdout + done.stderr)
-        _wait(lambda: bool(shown), "the publication to be visible")
+        wait_for(lambda: shown, GIVE_UP_SECONDS, "the publication to be visible")
         time.sleep(WATCHED_SECONDS)
     written = target.path.stat()
     # The rename was the last change of the file's state.
@@ -142,14 +142,6 @@ def _stalls(backstage: Backstage) -> Iterator[list[float]]:
     finally:
         ended.set()
         thread.join()
-
-
-def _wait(ready: Callable[[], bool], what: str) -> None:
-    began = time.monotonic()
-    while not ready():
-        if time.monotonic() - began > GIVE_UP_SECONDS:
-            sys.exit(f"waited {GIVE_UP_SECONDS} s for {what}")
-        time.sleep(POLL_SECONDS)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-# Not exported: the type that `dg.define_asset_job` gives.
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
-
 from ecr_catalog_pipeline.adapters.notify import Notifier
 from ecr_catalog_pipeline.defs.assets import mirror_assets
-from ecr_catalog_pipeline.defs.change_sensor import change_sensor
+from ecr_catalog_pipeline.defs.change_sensor import Synced, change_sensor
 from ecr_catalog_pipeline.defs.io import json_io_manager
 from ecr_catalog_pipeline.defs.jobs import sync_job, sync_schedule
 from ecr_catalog_pipeline.defs.mirror_files import (
@@ -37,11 +32,9 @@ from ecr_catalog_pipeline.settings import (
     mirrors_folder,
 )
 from ecr_catalog_pipeline.sprawl.check import sprawl_checks
-from ecr_catalog_pipeline.wiring import Adapters, AdaptersOf, adapters_of
+from ecr_catalog_pipeline.wiring import AdaptersOf, adapters_of
 
 logger = logging.getLogger(__name__)
-
-Synced = tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]
 
 
 @dg.definitions
@@ -93,18 +86,18 @@ def build_definitions(
         return dg.Definitions.merge(*parts)
     return dg.Definitions.merge(
         *parts,
-        _started_by_itself(loaded, synced, environ, make_adapters),
+        _evaluated_by_the_daemon(loaded, synced, environ, make_adapters),
         refused_definitions(loaded),
     )
 
 
-def _started_by_itself(
+def _evaluated_by_the_daemon(
     loaded: LoadedMirrors,
     synced: Sequence[Synced],
     environ: Mapping[str, str],
     make_adapters: AdaptersOf,
 ) -> dg.Definitions:
-    """What Dagster's daemon evaluates: schedules and sensors."""
+    """Schedules and sensors, and what is watched of mirrors whose file is refused."""
     cache = cache_folder(environ)
     housekeeping = housekeeping_job(loaded.mirrors)
     watched = [ToWatch(mirror, adapters) for mirror, adapters, _ in synced]

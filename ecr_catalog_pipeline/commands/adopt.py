@@ -28,7 +28,7 @@ from ecr_catalog_pipeline.core.adopt import (
 from ecr_catalog_pipeline.core.conformance import Learnt, check_conformance, needs_of
 from ecr_catalog_pipeline.core.errors import CatalogError, GovernanceUnavailable
 from ecr_catalog_pipeline.core.governance import Catalog, parse_governance
-from ecr_catalog_pipeline.core.inventory import Inventory, check_account
+from ecr_catalog_pipeline.core.inventory import Inventory
 from ecr_catalog_pipeline.core.reconcile import ReconciledRegistry, State, reconcile
 from ecr_catalog_pipeline.core.text import counted
 from ecr_catalog_pipeline.mirroring import now_utc, read_inventory
@@ -57,7 +57,6 @@ def adopt(name: str | None, repositories: tuple[str, ...], file: str | None) -> 
         catalog = adapters.catalogs.parse(content, tip.blob, mirror.governance.path)
     with progress("reading ECR") as on_page:
         inventory = read_inventory(adapters.registry, on_page=on_page).inventory
-    check_account(inventory.account_id, mirror.registry.account_id)
     registry = _with_exceptions(mirror, adapters.registry, catalog, inventory)
     chosen = _chosen(registry, repositories)
     target = Path(file).resolve() if file is not None else None

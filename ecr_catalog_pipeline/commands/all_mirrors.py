@@ -61,13 +61,14 @@ class Row:
 Work = Callable[[Mirror, Past], Row]
 
 
-def for_all(name: str | None, work: Work, *, as_json: bool = False) -> int:
+def for_all(name: str | None, work: Work, *, as_json: bool = False, reads_past: bool = True) -> int:
     """Do the same for every mirror of the folder, and print what it came to.
 
     Args:
         name: the mirror that `-m` names, which does not go with `--all`.
         work: gives the row of one mirror, from its settings and what its history knows. Called in
             a thread; what it raises is that mirror's error, and stops no other.
+        reads_past: False where the work reads the history itself.
 
     Returns:
         The worst exit code: 1, then 3, then 2, then 0.
@@ -78,7 +79,8 @@ def for_all(name: str | None, work: Work, *, as_json: bool = False) -> int:
     if not (loaded.mirrors or loaded.errors):
         raise no_mirror()
     rows = {each: _failed(error) for each, error in loaded.errors.items()}
-    rows |= _in_parallel(work, loaded.mirrors)
+    pasts = read_pasts_of(loaded.mirrors.values(), os.environ) if reads_past else {}
+    rows |= _in_parallel(work, loaded.mirrors, pasts)
     rows = dict(sorted(rows.items()))
     if as_json:
         echo_json({"mirrors": {each: row.value for each, row in rows.items()}})
@@ -105,8 +107,9 @@ def _failed(error: CatalogError) -> Row:
     )
 
 
-def _in_parallel(work: Work, mirrors: Mapping[str, Mirror]) -> dict[str, Row]:
-    pasts = read_pasts_of(mirrors.values(), os.environ)
+def _in_parallel(
+    work: Work, mirrors: Mapping[str, Mirror], pasts: Mapping[str, Past]
+) -> dict[str, Row]:
     waiting: SimpleQueue[str] = SimpleQueue()
     done: SimpleQueue[tuple[str, Row]] = SimpleQueue()
     for name in mirrors:

@@ -50,7 +50,8 @@ def sync(name: str | None, approve: str | None, metrics_file: Path | None, *, ev
         if approve is not None:
             raise click.UsageError("--approve names one plan: it goes with -m NAME, not with --all")
         work = partial(sync_row, metrics_file)
-        return for_all(name, partial(_in_own_process, work) if make_history(os.environ) else work)
+        run = partial(_in_own_process, work) if make_history(os.environ) else work
+        return for_all(name, run, reads_past=False)
     mirror = get_mirror(name)
     with (
         with_last_good(mirror),

@@ -161,9 +161,11 @@ def look_at(mirror: Mirror, adapters: Adapters, tips: Shared[str]) -> Look:
     return Look(began_at, blob, inventory.fingerprint, len(inventory.repositories))
 
 
-def change_sensor(
-    mirrors: Sequence[tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]],
-) -> dg.SensorDefinition:
+Synced = tuple[Mirror, Adapters, UnresolvedAssetJobDefinition]
+"""A mirror, its adapters, and the job of its runs."""
+
+
+def change_sensor(mirrors: Sequence[Synced]) -> dg.SensorDefinition:
     """Start a run of a mirror as soon as its governance file or its registry has changed."""
     woken = Event()
     watched = [MirrorLooks(mirror, adapters, Looks(woken)) for mirror, adapters, _ in mirrors]

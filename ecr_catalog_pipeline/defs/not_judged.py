@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
+
+# Not exported: what the storage gives of a check.
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 from ecr_catalog_pipeline.defs import tables
@@ -52,20 +54,18 @@ def judgement(evaluation: dg.AssetCheckEvaluation) -> str:
 
 
 def _report(context: dg.AssetExecutionContext, failure: dg.Failure) -> None:
-    step = context.get_step_execution_context()
     reasons = {
         name: text
         for name in ("problem", "remediation")
         if (text := text_of(failure.metadata, name))
     }
-    dg.DagsterEvent.asset_observation(
-        step,
-        dg.AssetObservation(context.asset_key, description="A run failed here.", metadata=reasons),
+    context.log_event(
+        dg.AssetObservation(context.asset_key, description="A run failed here.", metadata=reasons)
     )
     why = reasons.get("problem", "")
     for record in evaluated_checks(context.instance, _not_judged(context)).values():
         if record.evaluation:
-            dg.DagsterEvent.asset_check_evaluation(step, _repeated(record, why))
+            context.log_event(_repeated(record, why))
 
 
 def _not_judged(context: dg.AssetExecutionContext) -> list[dg.AssetCheckKey]:

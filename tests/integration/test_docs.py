@@ -456,12 +456,19 @@ def parse(command: click.Command, words: Sequence[str]) -> None:
     command.make_context(command.name, rest, parent=context).close()
 
 
+def program(name: str) -> str | None:
+    """Find a program that a page calls; CI has it."""
+    found = shutil.which(name)
+    assert found or not os.environ.get("ECR_CATALOG_REQUIRE_ALL"), f"{name} is not installed"
+    return found
+
+
 def _kubectl(reader: Reader, folder: Path, words: list[str]) -> None:
     verb = " ".join(words[:2])
     if words[0] == "apply":
         assert words[1] == "-k"
         assert (folder / words[2] / "kustomization.yaml").is_file()
-        if kubectl := shutil.which("kubectl"):
+        if kubectl := program("kubectl"):
             _runs([kubectl, "kustomize", str((folder / words[2]).resolve())])
     elif verb == "create secret":
         name, *literals = words[3:]
@@ -474,7 +481,7 @@ def _kubectl(reader: Reader, folder: Path, words: list[str]) -> None:
         for each in literals:
             key = each.removeprefix("--from-literal=").partition("=")[0]
             assert any(key in path.read_text() for path in referred), key
-        if kubectl := shutil.which("kubectl"):
+        if kubectl := program("kubectl"):
             _runs([kubectl, *words, "--dry-run=client", "-o", "name"])
     elif verb == "create configmap":
         name, source = words[2:]
@@ -550,7 +557,7 @@ def _proxy(_: Reader, folder: Path, words: list[str]) -> None:
 
 def _promtool(_: Reader, folder: Path, words: list[str]) -> None:
     assert (folder / words[-1]).is_file()
-    if promtool := shutil.which("promtool"):
+    if promtool := program("promtool"):
         _runs([promtool, *words[:-1], str((folder / words[-1]).resolve())])
 
 
@@ -808,7 +815,7 @@ def _as_prometheus(block: Block, folder: Path) -> None:
     (job,) = value["scrape_configs"]
     (listen,) = [each for each in _command("metrics").params if each.name == "listen"]
     assert job["static_configs"] == [{"targets": [listen.default]}]
-    if promtool := shutil.which("promtool"):
+    if promtool := program("promtool"):
         (folder / "prometheus.yml").write_text(block.text)
         _runs([promtool, "check", "config", "--syntax-only", str(folder / "prometheus.yml")])
 
