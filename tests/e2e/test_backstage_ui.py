@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Locator, Page, Route, expect, sync_playwright
 
 from ecr_catalog_pipeline.demo.world import create_in_ecr, delete_in_ecr
 from tests.e2e.running import RunningDemo, wait_for
@@ -23,11 +24,10 @@ from tests.e2e.test_browser import CHROMIUM, FLAGS, SLOW
 from tests.integration.backstage import BACKSTAGE, DEMO_CONFIG, Backstage, running_backstage
 
 PLUGINS: Final = BACKSTAGE / "plugins"
-# The first rows must be there within a second of the entity's answer, and no frame may last as
-# long. A busy machine gets more tries, not more time.
-FIRST_PAINT_MS: Final = 1_000
-LONGEST_FRAME_MS: Final = 1_000
-TRIES: Final = 10
+# Seconds of the processor from the entity's answer to the first rows, and for scrolling past 50.
+# benchmarks/first_paint.py measures by the clock, on a machine that does nothing else.
+PAINT_LIMIT: Final = 1
+SCROLL_LIMIT: Final = 1
 
 MARKUP: Final = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
 SCRIPT: Final = "javascript:window.ran=1"
@@ -65,36 +65,13 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backstage]:
     """A Backstage with two other registries: a large one, and one whose texts are hostile."""
-    folder = tmp_path_factory.mktemp("others")
-    file = folder / "registries.yaml"
-    large = [
-        {
-            "name": f"team-{number % 20}/service-{number:04}",
-            "owner": f"team-{number % 20}",
-            "risk": ("low", "medium", "high")[number % 3],
-            "environment": "prod",
-            "status": "active",
-            "uri": f"123456789012.dkr.ecr.eu-west-2.amazonaws.com/service-{number:04}",
-        }
-        for number in range(1_000)
-    ]
     fields = ("name", "owner", "risk", "environment", "status", "uri", "requested")
     hostile = [dict.fromkeys(fields, text) for text in (MARKUP, SCRIPT)]
-    file.write_text(
-        yaml.safe_dump_all([registry("large", large), registry("hostile", hostile)]),
-        encoding="utf-8",
-    )
-    with running_backstage(
-        folder,
-        [DEMO_CONFIG, BACKSTAGE / "app-config.ui.yaml"],
-        environment={
-            "ECR_CATALOG_ENTITY_FILE": str(file),
-            "ECR_CATALOG_UI": "1",
-            "NODE_PATH": str(PLUGINS),
-        },
-    ) as backstage:
-        for name in ("large", "hostile"):
-            wait_for(partial(_knows, backstage, name), 120, f"the registry {name}")
+    entities = {
+        "large": registry("large", repositories(1_000)),
+        "hostile": registry("hostile", hostile),
+    }
+    with backstage_with(entities, tmp_path_factory.mktemp("others")) as backstage:
         yield backstage
 
 
@@ -206,25 +183,34 @@ def test_the_page_follows_the_theme(running: RunningDemo, page: Page) -> None:
         assert abs(text - ground) > 0.5, (scheme, text, ground)
 
 
-def test_a_thousand_repositories_are_painted_within_a_second_and_scroll(
+def test_a_thousand_repositories_cost_the_browser_less_than_a_second_to_paint_and_to_scroll(
     others: Backstage, page: Page
 ) -> None:
-    page.add_init_script(_FIRST_ROWS)
-    url = f"{others.url}/catalog/default/resource/large/repositories"
+    session = page.context.new_cdp_session(page)
+    at_the_answer: list[float] = []
 
-    def first_paint() -> float:
-        page.goto(url)
-        page.wait_for_function("window.firstRows !== undefined")
-        return float(page.evaluate(_SINCE_THE_ANSWER))
+    def answer(route: Route) -> None:
+        response = route.fetch()
+        at_the_answer.append(processor_seconds(session))
+        route.fulfill(response=response)
 
-    painted = best(first_paint, FIRST_PAINT_MS)
+    page.route("**/api/catalog/entities/by-name/**", answer)
+    page.add_init_script(FIRST_ROWS)
+    page.goto(f"{others.url}/catalog/default/resource/large/repositories")
+    page.wait_for_function("window.firstRows !== undefined")
+    painted = processor_seconds(session)
     expect(rows(page)).to_have_count(50)
     expect(page.get_by_text("Repositories (1000)")).to_be_visible()
     page.get_by_role("button", name="Next page").first.click()
     expect(page.get_by_text("51-100 of 1000").last).to_be_visible()
-    frame = best(partial(_longest_frame, page), LONGEST_FRAME_MS)
-    assert 0 < painted <= FIRST_PAINT_MS
-    assert 0 < frame <= LONGEST_FRAME_MS
+
+    before = processor_seconds(session)
+    position = scroll(page)
+    scrolled = processor_seconds(session) - before
+
+    assert position > 0
+    assert 0 < painted - at_the_answer[0] <= PAINT_LIMIT
+    assert 0 < scrolled <= SCROLL_LIMIT
 
 
 def test_nothing_hostile_runs_as_markup_or_as_the_address_of_a_script(
@@ -242,6 +228,39 @@ def test_nothing_hostile_runs_as_markup_or_as_the_address_of_a_script(
         text.click()
     assert page.evaluate("window.ran") is None
     assert page.url.endswith("/hostile/repositories")
+
+
+@contextmanager
+def backstage_with(entities: Mapping[str, Mapping[str, Any]], folder: Path) -> Iterator[Backstage]:
+    """A Backstage with its pages and these entities, by their names."""
+    file = folder / "registries.yaml"
+    file.write_text(yaml.safe_dump_all(entities.values()), encoding="utf-8")
+    with running_backstage(
+        folder,
+        [DEMO_CONFIG, BACKSTAGE / "app-config.ui.yaml"],
+        environment={
+            "ECR_CATALOG_ENTITY_FILE": str(file),
+            "ECR_CATALOG_UI": "1",
+            "NODE_PATH": str(PLUGINS),
+        },
+    ) as backstage:
+        for name in entities:
+            wait_for(partial(_knows, backstage, name), 120, f"the registry {name}")
+        yield backstage
+
+
+def repositories(count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "name": f"team-{number % 20}/service-{number:04}",
+            "owner": f"team-{number % 20}",
+            "risk": ("low", "medium", "high")[number % 3],
+            "environment": "prod",
+            "status": "active",
+            "uri": f"123456789012.dkr.ecr.eu-west-2.amazonaws.com/service-{number:04}",
+        }
+        for number in range(count)
+    ]
 
 
 def registry(name: str, lines: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -318,24 +337,22 @@ def choose(page: Page, field: str, value: str) -> None:
     expect(page.get_by_role("listbox")).to_have_count(0)
 
 
-def best(measure: Callable[[], float], enough: float) -> float:
-    """The least of several measurements; stops at the first that is enough."""
-    least = measure()
-    for _ in range(TRIES - 1):
-        if least <= enough:
-            break
-        least = min(least, measure())
-    return least
+def processor_seconds(session: CDPSession) -> float:
+    """What the page's main thread has used of the processor since it was first asked."""
+    session.send("Performance.enable")
+    metrics = {each["name"]: each for each in session.send("Performance.getMetrics")["metrics"]}
+    return float(metrics["ThreadTime"]["value"])
 
 
-def _longest_frame(page: Page) -> float:
-    """Scroll through the page by the wheel; gives the longest frame in milliseconds."""
-    page.evaluate(_WATCH_FRAMES)
+def scroll(page: Page) -> float:
+    """Scroll down and up again by the wheel; gives how far down it went, in pixels."""
     page.mouse.move(800, 600)
+    positions = []
     for step in (600, 600, 600, 600, -600, -600, -600, -600):
         page.mouse.wheel(0, step)
         page.wait_for_timeout(50)
-    return float(page.evaluate("window.longestFrame"))
+        positions.append(float(page.evaluate("document.scrollingElement.scrollTop")))
+    return max(positions)
 
 
 def shoot(page: Page, name: str) -> None:
@@ -347,7 +364,7 @@ def shoot(page: Page, name: str) -> None:
 
 
 # The first rows are painted in the frame after the one in which they come into the document.
-_FIRST_ROWS = """
+FIRST_ROWS: Final = """
 new MutationObserver((_, observer) => {
   if (document.querySelector('tbody tr code')) {
     observer.disconnect();
@@ -355,23 +372,6 @@ new MutationObserver((_, observer) => {
   }
 }).observe(document, {childList: true, subtree: true});
 """
-_SINCE_THE_ANSWER = """() => {
-  const answers = performance.getEntriesByType('resource')
-    .filter(each => /\\/api\\/catalog\\/entities\\/by-/.test(each.name))
-    .map(each => each.responseEnd)
-    .filter(end => end < window.firstRows);
-  return window.firstRows - Math.min(...answers);
-}"""
-_WATCH_FRAMES = """() => {
-  let last = performance.now();
-  window.longestFrame = 0;
-  const watch = now => {
-    window.longestFrame = Math.max(window.longestFrame, now - last);
-    last = now;
-    requestAnimationFrame(watch);
-  };
-  requestAnimationFrame(watch);
-}"""
 # The brightness of a text and of what is behind it, from 0 to 1.
 _COLOURS = """element => {
   const brightness = colour => {
