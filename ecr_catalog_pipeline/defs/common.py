@@ -15,9 +15,8 @@ CODE_VERSION: Final = "1"
 CHANGE_SENSOR: Final = "ecr_catalog_changes"
 PARITY_WATCH: Final = "ecr_catalog_parity_watch"
 DATA_VERSION_TAG: Final = "dagster/data_version"
-FRESHNESS: Final = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(seconds=180), warn_window=timedelta(seconds=150)
-)
+STALE_AFTER: Final = timedelta(seconds=180)
+WARNED_AFTER: Final = timedelta(seconds=150)
 
 
 def key_of(mirror: Mirror, name: str) -> dg.AssetKey:
@@ -39,7 +38,14 @@ def asset_of(
             kinds=kinds,
             owners=_owners(mirror.identity.owner),
             code_version=CODE_VERSION,
-            freshness_policy=FRESHNESS,
+            freshness_policy=dg.FreshnessPolicy.time_window(
+                fail_window=STALE_AFTER, warn_window=WARNED_AFTER
+            ),
+            # Dagster's page rounds both to "3 minutes".
+            metadata={
+                "freshness": f"warns {WARNED_AFTER.seconds} s after the last materialization, "
+                f"fails after {STALE_AFTER.seconds} s"
+            },
             # One run of a mirror at a time.
             pool=f"mirror_{mirror.name}",
             io_manager_key="io_manager",

@@ -170,6 +170,9 @@ def test_assets_say_whose_and_what_they_are(tmp_path: Path, kind: str) -> None:
         assert spec.freshness_policy == dg.FreshnessPolicy.time_window(
             fail_window=timedelta(seconds=180), warn_window=timedelta(seconds=150)
         ), name
+        assert spec.metadata["freshness"] == (
+            "warns 150 s after the last materialization, fails after 180 s"
+        ), name
     assert all(each.description for each in specs.values())
 
 
