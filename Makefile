@@ -50,6 +50,7 @@ endif
 test-all: .venv/ready backstage/node_modules/.package-lock.json $(PAGES) test-ui ## Run what make test leaves out
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m full \
 	  tests/drills tests/e2e tests/integration tests/unit
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --postgres -m "history and not full" tests/integration
 
 bench: .venv/ready ## Measure a tick beside a bare listing of the registry; takes minutes
 	$(BIN)/python -m benchmarks.listing $(ARGS)

@@ -2,6 +2,7 @@
 
     .venv/bin/python -m benchmarks.soak                        # 15 minutes
     .venv/bin/python -m benchmarks.soak --minutes 60 --seed 7 --keep /tmp/soak
+    .venv/bin/python -m benchmarks.soak --repositories 10000
     .venv/bin/python -m benchmarks.soak --hostile              # as root
 
 Real daemon, code server, git and Backstage, a fake AWS that speaks the protocol. Gusts, in which
@@ -119,7 +120,8 @@ class Report:
                 _of(round(min(self.load, default=0), 1), round(max(self.load, default=0), 1)),
             ),
         ]
-        lines = [f"| soak of {self.minutes:g} min, seed {self.seed} | |", "|---|---|"]
+        size = f"{len(model.present())} repositories at the end"
+        lines = [f"| soak of {self.minutes:g} min, seed {self.seed}, {size} | |", "|---|---|"]
         return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)])
 
 
@@ -161,8 +163,19 @@ class _Poller(threading.Thread):
         self.join()
 
 
-def soak(minutes: float, seed: int, folder: Path, *, hostile: bool = False) -> Report:
-    """Run a soak in an empty folder."""
+def soak(
+    minutes: float,
+    seed: int,
+    folder: Path,
+    *,
+    hostile: bool = False,
+    repositories: int = REPOSITORIES,
+) -> Report:
+    """Run a soak in an empty folder.
+
+    Args:
+        repositories: governed and in AWS when it begins.
+    """
     model = SoakModel()
     report = Report(model, seed, minutes)
     choose = random.Random(seed)
@@ -170,7 +183,7 @@ def soak(minutes: float, seed: int, folder: Path, *, hostile: bool = False) -> R
         f"base/r{number:03}": Governed(
             f"team-{choose.choice('abcdefgh')}", choose.choice(["low", "medium", "high"]), "active"
         )
-        for number in range(REPOSITORIES)
+        for number in range(repositories)
     }
     try:
         with soak_world(folder, entries, hostile=hostile) as world:
@@ -293,13 +306,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs and repositories")
     parser.add_argument("--hostile", action="store_true", help="clock, git, disk, targets as well")
+    parser.add_argument("--repositories", type=int, default=REPOSITORIES, help="at the beginning")
     arguments = parser.parse_args()
     if arguments.hostile and (problem := lacking_for_hostile()):
         sys.exit(problem)
     print(f"seed {arguments.seed}", file=sys.stderr, flush=True)
     limit = arguments.minutes * 60 + EXTRA_SECONDS
     with _folder(arguments.keep) as folder, _at_most(limit):
-        report = soak(arguments.minutes, arguments.seed, folder, hostile=arguments.hostile)
+        report = soak(
+            arguments.minutes,
+            arguments.seed,
+            folder,
+            hostile=arguments.hostile,
+            repositories=arguments.repositories,
+        )
     sys.exit(tell(report))
 
 

@@ -122,7 +122,7 @@ class SoakModel:
     def governed(self, entries: Mapping[str, Governed], *, began: float, ended: float) -> None:
         """Note that governance has these entries now: a push of a file that is well formed."""
         with self._lock:
-            old = self.entries
+            old = self._entries
             touched = {
                 name for name in old.keys() | entries.keys() if old.get(name) != entries.get(name)
             }
@@ -134,7 +134,12 @@ class SoakModel:
     def entries(self) -> dict[str, Governed]:
         """What governance has now."""
         with self._lock:
-            return dict(self._governance[-1].value) if self._governance else {}
+            return dict(self._entries)
+
+    @property
+    def _entries(self) -> Mapping[str, Governed]:
+        found: Mapping[str, Governed] = self._governance[-1].value if self._governance else {}
+        return found
 
     def present(self) -> set[str]:
         """Name what AWS has now."""
@@ -144,7 +149,7 @@ class SoakModel:
     def live(self) -> set[str]:
         """Name what is governed as existing and present now."""
         with self._lock:
-            return {name for name, entry in self.entries.items() if _may_be_live(entry)} & (
+            return {name for name, entry in self._entries.items() if _may_be_live(entry)} & (
                 self.present()
             )
 
@@ -244,7 +249,7 @@ class SoakModel:
             return ["Backstage serves no entity"]
         live, pending = _lines(entity, "repositories"), _lines(entity, "pending")
         with self._lock:
-            names = live.keys() | pending.keys() | self.entries.keys() | self.present()
+            names = live.keys() | pending.keys() | self._entries.keys() | self.present()
             found = [
                 f"{name} is served as {seen}, and should be {wanted}"
                 for name in sorted(names)
@@ -280,7 +285,7 @@ class SoakModel:
 
     def _place(self, name: str) -> tuple[str, Line] | None:
         """Where the entity has to list a repository now, and how; None: nowhere."""
-        entry = self.entries.get(name)
+        entry = self._entries.get(name)
         if entry is None:
             return None
         line = {key: value for key in LINE_FIELDS if (value := getattr(entry, key)) is not None}
@@ -293,7 +298,7 @@ class SoakModel:
         return None
 
     def _counts(self) -> dict[str, int]:
-        entries, present, live = self.entries, self.present(), self.live()
+        entries, present, live = self._entries, self.present(), self.live()
         absent = {name: entry.status for name, entry in entries.items() if name not in present}
         return {
             "platform/repo-count": len(live),

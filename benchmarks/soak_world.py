@@ -196,6 +196,7 @@ class SoakWorld:
     clock_offset: int = 0
     services: dict[str, Service] = field(default_factory=dict)
     pushed_by_people: set[str] = field(default_factory=set)
+    _published: dict[str, frozenset[str] | None] = field(default_factory=dict)
 
     def step_clock(self, seconds: int) -> None:
         """Step the wall clock of the mirror's processes: Dagster's, ours and their git's."""
@@ -291,6 +292,11 @@ class SoakWorld:
 
     def published(self, commit: str) -> frozenset[str] | None:
         """The names that the entity of a commit lists as live; None without an entity."""
+        if commit not in self._published:
+            self._published[commit] = self._read_published(commit)
+        return self._published[commit]
+
+    def _read_published(self, commit: str) -> frozenset[str] | None:
         if not self.catalog.git("ls-tree", commit, "--", ENTITY_PATH):
             return None
         content = self.catalog.bytes_of("cat-file", "blob", f"{commit}:{ENTITY_PATH}")

@@ -1,7 +1,8 @@
-"""What all tests share: which of them are slow, and that in CI none is skipped.
+"""What all tests share: which of them are slow, that in CI none is skipped, and PostgreSQL.
 
 `make test` runs all but those marked `full`; `make test-all` runs those. Fault drills and whole
-demos are `full` unless they are marked `essential`.
+demos are `full` unless they are marked `essential`. With `--postgres` the instances that tests
+make keep their history in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -9,11 +10,22 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.integration.instances import history_in
+from tests.integration.postgres import Postgres, a_postgres, postgres_program
+
 WHOLE: frozenset[str] = frozenset({"drills", "e2e"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        action="store_true",
+        help="keep the history of Dagster instances in PostgreSQL",
+    )
 
 
 def pytest_configure() -> None:
@@ -28,6 +40,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in WHOLE and not item.get_closest_marker("essential"):
             item.add_marker("full")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    if postgres_program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    with a_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_history(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep the history of instances where the tests were asked to."""
+    if not request.config.getoption("postgres"):
+        yield
+        return
+    with history_in(request.getfixturevalue("postgres")):
+        yield
 
 
 def pytest_collection_finish() -> None:

@@ -63,10 +63,11 @@ def reasons_to_hold(removals: Removals, limits: RemovalLimits) -> tuple[str, ...
         named = ""
     # Compared as products, so that 20 % of 15 is 3 exactly.
     if count >= FEW_REMOVALS and count * 100 > removals.listed * limits.max_removal_percent:
-        share = 100 * count / removals.listed
+        share, limit = round(100 * count / removals.listed), limits.max_removal_percent
+        shown = f"{share} %" if share > limit else f"over {limit:g} %"
         reasons.append(
-            f"{count} of {removals.listed} repositories ({share:.0f} %), "
-            f"more than max_removal_percent ({limits.max_removal_percent:g} %){named}"
+            f"{count} of {removals.listed} repositories ({shown}), "
+            f"more than max_removal_percent ({limit:g} %){named}"
         )
         named = ""
     if count and count == removals.listed:

@@ -19,8 +19,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-import dagster as dg
 import pytest
+import yaml
 
 from ecr_catalog_pipeline.adapters import ecr
 from ecr_catalog_pipeline.adapters.aws import ATTEMPTS
@@ -34,6 +34,7 @@ from tests.fakes.aws import (
     OtherAccount,
     StaleListing,
 )
+from tests.integration.instances import an_instance
 from tests.integration.worlds import FileTarget, World, a_world
 
 LISTING: Final = "DescribeRepositories"
@@ -98,10 +99,17 @@ def small_pages() -> Iterator[None]:
 
 
 @contextmanager
-def healthy_world(folder: Path, layout: Layout) -> Iterator[World]:
-    """A published world; orphans fill every page but the last one."""
+def healthy_world(
+    folder: Path, layout: Layout, *, defaults: Mapping[str, object] = {}
+) -> Iterator[World]:
+    """A published world; orphans fill every page but the last one.
+
+    Args:
+        defaults: settings of `mirrors/_defaults.yaml`.
+    """
     folder.mkdir()
     with a_world(folder, FileTarget(folder)) as world:
+        world.mirrors.joinpath("_defaults.yaml").write_text(yaml.safe_dump(dict(defaults)))
         world.govern(*(name for page in layout for name in page), *MOVERS)
         for number, page in enumerate(layout, 1):
             for name in page:
@@ -389,7 +397,7 @@ class Aftermath:
 def aftermath_of(case: Case, worlds: Worlds) -> Aftermath:
     layout = THREE_PAGES if case.place.page else ONE_PAGE
     world = worlds.borrow(layout)
-    with dg.DagsterInstance.ephemeral() as world.instance:
+    with an_instance() as world.instance:
         aftermath = break_and_mend(case, world)
     if aftermath.listed_then == aftermath.wanted:
         worlds.give_back(world, layout)
@@ -459,8 +467,11 @@ def test_a_fault_of_aws_removes_nothing(
 ) -> None:
     drill.broken, drill.fault = case.place.words, case.fault_words
 
-    aftermath = aftermaths[case].result()
+    assert_nothing_was_removed(case, aftermaths[case].result(), drill)
 
+
+def assert_nothing_was_removed(case: Case, aftermath: Aftermath, drill: Drill) -> None:
+    """The run with the fault failed or saw the truth, and the next one published the change."""
     drill.put_down(aftermath.observed)
     drill.recovered = aftermath.listed_then == aftermath.wanted
     assert aftermath.struck, "the fault was never met"

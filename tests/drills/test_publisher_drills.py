@@ -1110,7 +1110,7 @@ def tiny_disks() -> list[str] | None:
 
 
 @pytest.mark.parametrize("what", ["file", "remote", "clone"])
-def test_a_full_disk_leaves_the_old_content_and_room_mends_it(
+def test_a_full_disk_leaves_the_old_content_and_the_next_run_recovers(
     tmp_path: Path, drill: Drill, what: str
 ) -> None:
     unshare = tiny_disks()

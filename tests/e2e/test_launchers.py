@@ -29,7 +29,7 @@ from tests.fakes.aws import Fault
 from tests.fakes.ecs import REGION, an_ecs
 from tests.fakes.kubernetes import NAMESPACE, a_cluster
 from tests.fakes.workers import BIN, Worker, Workers
-from tests.integration.postgres import Postgres, a_postgres, postgres_program
+from tests.integration.postgres import Postgres
 from tests.integration.worlds import MIRROR, GitTarget, World, a_world
 
 pytestmark = pytest.mark.timeout(600)
@@ -383,14 +383,6 @@ def control_plane(
 # What is launched
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    if postgres_program("initdb") is None:
-        pytest.skip("PostgreSQL is not installed: pods and tasks have no history in common")
-    with a_postgres() as server:
-        yield server
-
-
 @pytest.fixture(params=[on_kubernetes, on_ecs], ids=["Kubernetes", "ECS"])
 def deployment(
     request: pytest.FixtureRequest, postgres: Postgres, tmp_path: Path
@@ -416,7 +408,9 @@ def deployment(
                 Bucket="example-dagster", CreateBucketConfiguration={"LocationConstraint": REGION}
             )
         world.have(*(f"team/app-{number}" for number in range(6)))
-        yield stack.enter_context(start(tmp_path, world, Outside(postgres.new_database(), s3)))
+        yield stack.enter_context(
+            start(tmp_path, world, Outside(postgres.url(postgres.new_database()), s3))
+        )
 
 
 def test_runs_that_are_launched_elsewhere_keep_the_mirror(deployment: Deployment) -> None:
@@ -464,9 +458,57 @@ def test_runs_that_are_launched_elsewhere_keep_the_mirror(deployment: Deployment
         lambda: "team/made-up-for" in world.listed, 120, "a later run", reported=deployment.reported
     )
 
+    a_run_that_was_given_up_publishes_over_nobody(deployment)
+
     wait_for(
         lambda: bool(deployment.runs("dagster/schedule_name")),
         180,
         "a scheduled run",
         reported=deployment.reported,
     )
+
+
+def a_run_that_was_given_up_publishes_over_nobody(deployment: Deployment) -> None:
+    """Hold the push of a worker until another one, whose run Dagster let begin, has published."""
+    world, target = deployment.world, deployment.world.target
+    assert isinstance(target, GitTarget)
+    held, released, ended = (world.folder / name for name in ("held", "released", "ended"))
+    hook = target.repository.folder / "hooks" / "pre-receive"
+    hook.write_text(
+        f"#!/bin/sh\nmkdir '{held}' 2>/dev/null || exit 0\n"
+        f"while [ ! -e '{released}' ]; do sleep 0.1; done\ntouch '{ended}'\n"
+    )
+    hook.chmod(0o755)
+    world.have("team/of-the-first")
+    wait_for(held.exists, 180, "a push", reported=deployment.reported)
+    (first,) = deployment.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    worker = deployment.launcher.worker_of(first)
+
+    world.have("team/of-the-second")
+    deployment.instance.report_run_failed(first, "It was given up.")
+    wait_for(
+        lambda: "team/of-the-second" in world.listed,
+        180,
+        "the second",
+        reported=deployment.reported,
+    )
+    assert worker.exit_code is None
+    released.touch()
+    wait_for(
+        lambda: ended.exists() and worker.exit_code is not None,
+        120,
+        "the end of the first worker",
+        reported=deployment.reported,
+    )
+
+    deployment.succeeds(deployment.launch())
+    assert {"team/of-the-first", "team/of-the-second"} <= set(world.listed)
+    trailer = "%(trailers:key=Run-Id,valueonly)"
+    publishers = target.repository.git("log", f"--format={trailer}", target.branch)
+    assert first.run_id not in publishers.split()
+    said = [each.user_message for each in deployment.instance.all_logs(first.run_id)]
+    failure = dg.DagsterEventType.STEP_FAILURE
+    records = deployment.instance.all_logs(first.run_id, of_type=failure)
+    assert [each.dagster_event.step_key for each in records if each.dagster_event] == [
+        f"{MIRROR}__published_entity"
+    ], said

@@ -127,7 +127,7 @@ def test_changes_become_visible_and_are_measured_truly(shown: Shown) -> None:
     assert_true(recorded(shown, "team/app-4", "team-new"), truth, polled + 1)
 
 
-def test_an_entity_that_was_tampered_with_is_mended_within_one_tick(shown: Shown) -> None:
+def test_an_entity_that_was_tampered_with_is_repaired_within_one_tick(shown: Shown) -> None:
     world = shown.world
     good = world.content
     assert good is not None

@@ -25,14 +25,24 @@ class Postgres:
 
     folder: Path
 
-    def new_database(self) -> str:
-        """Create a database; gives its URL, with the driver that dagster-postgres installs."""
+    def new_database(self, *, template: str | None = None) -> str:
+        """Create a database, maybe as a copy of another; gives its name."""
         name = f"db_{uuid4().hex}"
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template or 'template1'}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, database: str) -> str:
+        """Name the driver that dagster-postgres installs."""
+        return f"postgresql+psycopg2://{USER}@/{database}?host={self.folder}"
+
+    def _execute(self, statement: str) -> None:
         with closing(psycopg2.connect(host=str(self.folder), user=USER, dbname="postgres")) as conn:
             conn.autocommit = True
             with conn.cursor() as cursor:
-                cursor.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg2://{USER}@/{name}?host={self.folder}"
+                cursor.execute(statement)
 
 
 def postgres_program(name: str) -> str | None:

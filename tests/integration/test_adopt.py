@@ -164,7 +164,7 @@ def test_the_tags_are_those_of_the_mirror_file(world: World, command: Command) -
     assert (entry["owner"], entry["environment"], entry["risk"]) == ("@a <b>", "no", "low")
 
 
-def test_only_those_named_are_adopted_and_others_are_told_with_their_state(
+def test_only_those_named_are_adopted_and_others_are_refused_with_their_state(
     world: World, command: Command
 ) -> None:
     world.have("team/app")

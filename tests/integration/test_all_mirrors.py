@@ -22,6 +22,7 @@ import pytest
 from ecr_catalog_pipeline.adapters import aws
 from tests.fakes.aws import FakeAws, Fault
 from tests.integration.commands import Command, command_in
+from tests.integration.instances import an_instance
 from tests.integration.worlds import FileTarget, World
 
 Worlds = dict[str, World]
@@ -33,7 +34,7 @@ STATES: Final = ("live", "pending", "ghost", "orphan", "lingering", "retired")
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[Worlds]:
     """Mirrors of one folder, each with an AWS, a governance file and a target of its own."""
-    with ExitStack() as open_, dg.DagsterInstance.ephemeral() as instance:
+    with ExitStack() as open_, an_instance() as instance:
         made = {}
         for name in ("denied", "hanging", "held", "moved", "quiet"):
             fake = open_.enter_context(FakeAws())

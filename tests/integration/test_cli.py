@@ -529,9 +529,7 @@ def test_sync_keeps_its_history_where_dagster_has_a_home(world: World, shell: Sh
 # Errors
 
 
-def test_a_mirror_file_that_cannot_be_used_is_told_with_its_mend(
-    world: World, shell: Shell
-) -> None:
+def test_an_invalid_mirror_file_is_reported_with_its_remedy(world: World, shell: Shell) -> None:
     (world.mirrors / "broken.yaml").write_text(
         "governance: {repository: /nowhere}\nregistry: {regoin: eu-west-2}\n"
         "publish: {kind: file, path: x.yaml}\n"
@@ -546,9 +544,7 @@ def test_a_mirror_file_that_cannot_be_used_is_told_with_its_mend(
     assert_an_error(nowhere, "the mirrors folder /no/such/folder cannot be read", "Set ECR_CATALOG")
 
 
-def test_sources_that_cannot_be_reached_are_told_with_their_mend(
-    world: World, shell: Shell
-) -> None:
+def test_unreachable_sources_are_reported_with_their_remedy(world: World, shell: Shell) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -561,7 +557,7 @@ def test_sources_that_cannot_be_reached_are_told_with_their_mend(
     assert_an_error(gone, str(world.mirrors / "nowhere"), "Check that governance.repository exists")
 
 
-def test_a_target_that_cannot_be_reached_is_told_with_its_mend(
+def test_an_unreachable_target_is_reported_with_its_remedy(
     tmp_path: Path, in_process: InProcess
 ) -> None:
     target = GitTarget(tmp_path)
@@ -580,7 +576,7 @@ def test_a_run_that_would_overwrite_a_foreign_file_is_an_error(world: World, she
     )
 
 
-def test_a_dagster_home_that_is_none_is_told_with_its_mend(world: World, shell: Shell) -> None:
+def test_a_dagster_home_that_does_not_exist_is_reported(world: World, shell: Shell) -> None:
     done = shell("sync", "-m", world.name, DAGSTER_HOME="/no/such/folder")
 
     assert_an_error(done, "DAGSTER_HOME", "/no/such/folder")

@@ -112,7 +112,7 @@ def failed(registry: EcrRegistry, *looked_up: str) -> InventoryFailed:
 # A complete read, and what it costs
 
 
-def test_each_page_is_told_with_what_was_read_so_far(warm: tuple[FakeAws, EcrRegistry]) -> None:
+def test_progress_is_reported_after_each_page(warm: tuple[FakeAws, EcrRegistry]) -> None:
     reported: list[tuple[int, int]] = []
     warm[1].read(lambda pages, repositories: reported.append((pages, repositories)))
     assert reported == [(1, 1000), (2, 1001)]
@@ -484,11 +484,9 @@ def test_a_call_that_was_given_up_is_not_tried_again_later(
     with pytest.raises(aws.OutOfTimeError):
         aws.call_within(client, client.describe_repositories, seconds=0.5)
 
-    for thread in set(threading.enumerate()) - before:
-        if thread.name == "AWS call":
-            thread.join(60)
-            assert not thread.is_alive()
-
+    (thread,) = [each for each in set(threading.enumerate()) - before if each.name == "AWS call"]
+    thread.join(60)
+    assert not thread.is_alive()
     assert fake.count(LISTING) == 1
 
 
@@ -676,7 +674,7 @@ def test_a_profile_that_does_not_exist_fails_the_read(
     assert "no-such-profile" in error.problem
 
 
-def test_a_refusal_that_repeats_the_signed_request_is_told_without_its_credentials(
+def test_a_refusal_that_repeats_the_signed_request_is_reported_without_its_credentials(
     warm: tuple[FakeAws, EcrRegistry],
 ) -> None:
     reported = "bad: Authorization=AWS4-HMAC-SHA256 Credential=AKIAPLANTED, Signature=5ec2e7"

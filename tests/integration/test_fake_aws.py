@@ -383,7 +383,7 @@ def test_a_refused_call_does_nothing(fake: FakeAws, ecr: ECRClient) -> None:
     assert fake.names() == ()
 
 
-def test_a_fault_strikes_at_the_call_and_as_often_as_told(fake: FakeAws, ecr: ECRClient) -> None:
+def test_a_fault_strikes_at_the_call_and_as_often_as_asked(fake: FakeAws, ecr: ECRClient) -> None:
     names = filled(fake, 6)
     ecr.describe_repositories()
     fake.fail(LIST, Fault.ACCESS_DENIED, at=2, times=2)

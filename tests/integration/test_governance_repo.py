@@ -177,7 +177,7 @@ def test_a_look_at_a_branch_that_moved_on_meanwhile_sees_its_newest_tip(
     assert looked.blob_at(before) == looked.read().blob
 
 
-def test_a_look_tells_a_branch_from_others_whose_names_end_alike(
+def test_a_look_distinguishes_a_branch_from_others_whose_names_end_alike(
     source: Repository, cache: Path
 ) -> None:
     source.git("branch", "a/refs/heads/main", "HEAD")

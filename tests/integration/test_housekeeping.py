@@ -38,7 +38,8 @@ from ecr_catalog_pipeline.housekeeping.job import (
     keep_house,
 )
 from tests.fakes.aws import FakeAws, Fault
-from tests.integration.postgres import Postgres, a_postgres, postgres_program
+from tests.integration.instances import an_instance
+from tests.integration.postgres import Postgres
 from tests.integration.worlds import MIRROR, QUIET, FileTarget, World
 
 ANCIENT: Final = timedelta(days=400)
@@ -196,14 +197,6 @@ class History:
         )
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    if not postgres_program("initdb"):
-        pytest.skip("PostgreSQL's initdb is not installed")
-    with a_postgres() as server:
-        yield server
-
-
 def a_home(folder: Path, settings: str = "") -> Path:
     home = folder / "dagster-home"
     home.mkdir()
@@ -216,7 +209,9 @@ def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]
     settings = ""
     if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
-        settings = f"storage: {{postgres: {{postgres_url: '{server.new_database()}'}}}}\n"
+        settings = (
+            f"storage: {{postgres: {{postgres_url: '{server.url(server.new_database())}'}}}}\n"
+        )
     yield from _history(tmp_path, a_home(tmp_path, settings))
 
 
@@ -757,7 +752,7 @@ def test_housekeeping_waits_for_no_mirror(on_sqlite: History) -> None:
 
 
 def test_a_history_in_memory_is_no_trouble() -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with an_instance() as instance:
         kept = keep_house(
             instance,
             HousekeepingConfig(),

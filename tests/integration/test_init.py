@@ -509,7 +509,7 @@ def test_neither_a_token_in_the_remote_nor_one_in_the_environment_is_written_or_
 # Access
 
 
-def test_each_thing_that_lets_us_not_in_is_told_with_the_way_out(user: User) -> None:
+def test_every_denied_access_is_named_with_its_remedy(user: User) -> None:
     user.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
     user.platform.commit({PATH: "repositories: [\n"})
     with FakeBackstage(token="the-right-one") as backstage:
@@ -584,16 +584,14 @@ def test_the_platforms_policy_is_offered_as_a_comment(tmp_path: Path) -> None:
         (["--governance-path", "nowhere.yaml"], "there is no nowhere.yaml on branch main"),
     ],
 )
-def test_a_governance_file_that_is_not_there_is_told(
-    user: User, flags: list[str], said: str
-) -> None:
+def test_a_missing_governance_file_is_reported(user: User, flags: list[str], said: str) -> None:
     done = user.run("init", "goldenpath", *user.flags, *flags, "--yes")
     assert done.returncode == 2
     assert granted(done) == {"governance": False, "ECR": True, "target": True, "Backstage": True}
     assert said in done.stdout
 
 
-def test_a_git_target_that_takes_no_push_is_told(user: User) -> None:
+def test_a_git_target_that_takes_no_push_is_reported(user: User) -> None:
     refusing = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "url./nowhere/.pushInsteadOf",
@@ -605,7 +603,7 @@ def test_a_git_target_that_takes_no_push_is_told(user: User) -> None:
     assert "can be read, and takes no push" in done.stdout
 
 
-def test_a_file_target_below_a_file_is_told(user: User) -> None:
+def test_a_file_target_below_a_file_is_reported(user: User) -> None:
     (user.home / "mirroring" / "out").touch()
     flags = ["--publish", "file", "--publish-path", "out/ecr-registry.yaml"]
     done = user.run("init", "goldenpath", *user.flags, *flags, "--yes")

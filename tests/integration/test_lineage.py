@@ -17,6 +17,8 @@ from ecr_catalog_pipeline.defs.outside import ECR_REGISTRY, GOVERNANCE_FILE, obs
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.worlds import FileTarget, World, a_world
 
+pytestmark = pytest.mark.history
+
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:

@@ -29,6 +29,8 @@ from tests.fakes.aws import Fault
 from tests.integration.test_change_sensor import Sensor, the_run
 from tests.integration.worlds import MIRROR, FileTarget, World, a_world
 
+pytestmark = pytest.mark.history
+
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = Path(sys.executable).with_name("ecr-catalog")
 

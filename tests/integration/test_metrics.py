@@ -51,7 +51,7 @@ from tests.fakes.backstage import FakeBackstage
 from tests.fakes.backstage import Fault as BackstageFault
 from tests.integration.backstage import free_port, wait_for
 from tests.integration.commands import Command, command_in
-from tests.integration.postgres import Postgres, a_postgres, postgres_program
+from tests.integration.postgres import Postgres
 from tests.integration.worlds import GOVERNANCE_PATH, MIRROR, QUIET, FileTarget, World
 
 VERSION: Final = "9.9.9"
@@ -59,14 +59,6 @@ SECONDS: Final = 60
 
 
 # Worlds with a history
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    if not postgres_program("initdb"):
-        pytest.skip("PostgreSQL's initdb is not installed")
-    with a_postgres() as server:
-        yield server
 
 
 @dataclass
@@ -122,7 +114,9 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
     settings = "telemetry: {enabled: false}\n"
     if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
-        settings += f"storage: {{postgres: {{postgres_url: '{server.new_database()}'}}}}\n"
+        settings += (
+            f"storage: {{postgres: {{postgres_url: '{server.url(server.new_database())}'}}}}\n"
+        )
     with a_kept_world(tmp_path, settings) as found:
         yield found
 
@@ -605,6 +599,15 @@ def test_without_a_history_the_command_says_what_to_do(command: Command) -> None
     assert "--metrics-file" in done.err
 
 
+def test_a_history_in_a_missing_folder_is_reported(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "/no/such/folder")
+    done = command("metrics")
+    assert done.code == 1
+    assert "DAGSTER_HOME is /no/such/folder" in done.err
+
+
 def test_once_prints_what_the_exporter_would_serve_and_promtool_finds_no_fault(
     on_sqlite: Kept, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -631,7 +634,7 @@ def test_an_address_that_is_none_is_refused(command: Command, address: str) -> N
     assert "is no ADDRESS:PORT" in done.err
 
 
-def test_the_command_serves_until_it_is_told_to_stop(on_sqlite: Kept) -> None:
+def test_the_command_serves_until_it_is_stopped(on_sqlite: Kept) -> None:
     port = free_port()
     environment = {
         **on_sqlite.world.environ(on_sqlite.home.parent / "user"),

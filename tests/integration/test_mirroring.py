@@ -142,7 +142,7 @@ def test_a_reverted_governance_commit_brings_the_former_bytes_back(world: World)
     assert world.entity["metadata"]["annotations"]["platform/source-sha"] == reverted
 
 
-def test_tampering_with_the_published_file_is_mended(world: World) -> None:
+def test_tampering_with_the_published_file_is_repaired(world: World) -> None:
     world.have(*SIX)
     world.sync()
     good = world.content
@@ -324,7 +324,7 @@ def test_the_removal_guard_holds_what_removes_too_much(
     )
 
 
-def test_a_file_damaged_beyond_reading_is_held_and_mended_on_approval(file_world: World) -> None:
+def test_a_file_damaged_beyond_reading_is_held_and_repaired_on_approval(file_world: World) -> None:
     world = file_world
     world.have(*SIX)
     world.sync()

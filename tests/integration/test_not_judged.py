@@ -23,6 +23,8 @@ from tests.fakes.aws import Fault
 from tests.fakes.backstage import FakeBackstage
 from tests.integration.worlds import FileTarget, World, a_world
 
+pytestmark = pytest.mark.history
+
 JUDGED = {
     AssetCheckExecutionResolvedStatus.SUCCEEDED,
     AssetCheckExecutionResolvedStatus.FAILED,

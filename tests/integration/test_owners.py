@@ -16,8 +16,11 @@ from ecr_catalog_pipeline.core.owners import Notice
 from ecr_catalog_pipeline.settings import load_mirror
 from tests.fakes.aws import FakeAws
 from tests.fakes.backstage import BY_REFS, NOTIFICATIONS, FakeBackstage, Fault
+from tests.integration.instances import an_instance
 from tests.integration.test_parity_watch import Drill, Receiver
 from tests.integration.worlds import MIRROR, FileTarget, World
+
+pytestmark = pytest.mark.history
 
 TEAM: Final = "group:default/team-a"
 OTHER: Final = "group:default/team-b"
@@ -35,7 +38,7 @@ def drill(tmp_path: Path, receiver: Receiver) -> Iterator[Drill]:
     with (
         FakeAws() as aws,
         FakeBackstage("a-token") as backstage,
-        dg.DagsterInstance.ephemeral() as instance,
+        an_instance() as instance,
         pytest.MonkeyPatch.context() as changed,
     ):
         changed.setenv("BACKSTAGE_TOKEN", "a-token")
@@ -79,7 +82,7 @@ def rows(found: dg.AssetCheckEvaluation) -> list[Mapping[str, Any]]:
     return [record.data for record in table.records]
 
 
-def test_an_error_is_told_to_each_member_of_its_owner_once_and_so_is_its_end(drill: Drill) -> None:
+def test_each_member_of_the_owner_is_notified_once_of_an_error_and_of_its_end(drill: Drill) -> None:
     assert notified(drill) == []
     break_one(drill)
 
@@ -102,7 +105,7 @@ def test_an_error_is_told_to_each_member_of_its_owner_once_and_so_is_its_end(dri
     assert notified(drill) == []
 
 
-def test_a_restart_tells_nothing_again_and_a_lost_cursor_replaces_what_was_told(
+def test_a_restart_sends_nothing_again_and_a_lost_cursor_replaces_what_was_sent(
     drill: Drill,
 ) -> None:
     break_one(drill)
@@ -158,7 +161,7 @@ def test_a_run_that_fails_ends_nothing(drill: Drill) -> None:
     assert len(drill.backstage.sent()) == before
 
 
-def test_another_owner_is_told_and_the_one_before_that_it_is_over(drill: Drill) -> None:
+def test_a_new_owner_is_notified_and_the_one_before_of_the_end(drill: Drill) -> None:
     drill.backstage.groups[OTHER] = ["user:default/cem"]
     break_one(drill)
     (title,) = notified(drill)
@@ -219,7 +222,7 @@ def test_where_backstage_does_not_answer_owners_are_not_known_and_the_run_succee
     assert rows(found) == []
 
 
-def test_a_mirror_that_does_not_ask_for_it_asks_and_tells_nothing(drill: Drill) -> None:
+def test_a_mirror_that_does_not_ask_for_it_asks_and_sends_nothing(drill: Drill) -> None:
     notifying(drill.world, drill.backstage, on=False)
     break_one(drill)
 

@@ -28,6 +28,8 @@ from tests.fakes.aws import Fault as AwsFault
 from tests.fakes.backstage import FakeBackstage, Fault
 from tests.integration.worlds import MIRROR, QUIET, FileTarget, Synced, World, a_world
 
+pytestmark = pytest.mark.history
+
 NAMES: Final = tuple(f"team/app-{number}" for number in range(4))
 NEW: Final = "team/new"
 
@@ -684,7 +686,7 @@ def test_the_ping_url_is_fetched_after_each_verified_parity_only(
         assert len(switch.fetched) == 2
 
 
-def test_a_ping_that_fails_fails_no_run_and_tells_no_secret(
+def test_a_ping_that_fails_fails_no_run_and_shows_no_secret(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

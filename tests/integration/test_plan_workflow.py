@@ -259,7 +259,7 @@ def test_a_held_plan_warns_and_a_broken_file_fails_with_its_line(
     assert "| repositories: [" in comments.listed[-1].body
 
 
-def test_what_stops_the_plan_is_told_in_the_comment(
+def test_the_comment_says_what_stops_the_plan(
     runner: Runner, request_: PullRequest, comments: Comments, world: World
 ) -> None:
     world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
@@ -289,7 +289,7 @@ def test_a_comment_that_is_refused_fails_the_job_and_shows_no_token(
     assert TOKEN not in log
 
 
-def test_a_pull_request_from_a_fork_needs_no_secret_and_is_told_that_there_is_no_plan(
+def test_a_pull_request_from_a_fork_needs_no_secret_and_its_comment_says_that_there_is_no_plan(
     runner: Runner, comments: Comments
 ) -> None:
     jobs = workflow("plan")["jobs"]

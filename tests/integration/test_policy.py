@@ -492,7 +492,7 @@ def test_an_exception_that_expired_fails_the_checks_of_the_next_run(world: World
     assert rules(done) == [("", "exception-expired", None)]
 
 
-def test_an_orphan_is_told_with_its_probable_origin_and_what_follows(world: World) -> None:
+def test_an_orphan_is_reported_with_its_probable_origin_and_what_follows(world: World) -> None:
     world.fake.cache("hub")
     world.fake.create("hub/nginx")
     world.fake.create("hub/redis")

@@ -130,7 +130,7 @@ def test_a_file_that_repairs_the_branch_is_planned(world: World, command: Comman
     assert re.search(r"catalogs/ecr-catalog\.yaml\\:\d+\\:\d+\\: ", done.out)
 
 
-def test_a_source_that_fails_is_told_in_the_comment_too(world: World, command: Command) -> None:
+def test_a_source_that_fails_is_reported_in_the_comment_too(world: World, command: Command) -> None:
     world.fake.fail("DescribeRepositories", Fault.ACCESS_DENIED)
 
     done = command(*in_markdown(world, proposed(world)))

@@ -339,7 +339,9 @@ def test_one_file_can_be_retired(command: Command, small: Path) -> None:
     assert (small / "ecr" / "gone.yaml").exists()
 
 
-def test_links_are_told_and_never_followed(command: Command, small: Path, tmp_path: Path) -> None:
+def test_links_are_reported_and_never_followed(
+    command: Command, small: Path, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     write(outside, {"pay.yaml": ecr("outside")})
     (small / "linked").symlink_to(outside)

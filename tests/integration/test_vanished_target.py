@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.aws import OtherAccount, StaleListing
 from tests.fakes.backstage import FakeBackstage, Fault
 from tests.integration.commands import Command, command_in
+from tests.integration.instances import an_instance
 from tests.integration.worlds import (
     FileTarget,
     GitTarget,
@@ -22,6 +23,8 @@ from tests.integration.worlds import (
     apart_from_when,
     s3_server,
 )
+
+pytestmark = pytest.mark.history
 
 TEN: Final = tuple(f"team/app-{number}" for number in range(10))
 NOTHING_GOVERNED: Final = 'version: "1.0"\nrepositories: {}\n'
@@ -130,7 +133,7 @@ def test_what_backstage_still_serves_is_what_the_guard_counts_by(
     for name in TEN[:3]:
         world.fake.delete(name)
     # As in a run that keeps no history: only Backstage knows.
-    with dg.DagsterInstance.ephemeral() as world.instance:
+    with an_instance() as world.instance:
         held = world.sync()
 
         assert held.outcome == "held"
@@ -184,7 +187,7 @@ def test_an_entity_in_backstage_that_is_not_ours_is_no_earlier_publication(
     backstage.tampering = tampering
     backstage.serve(published)
     world.commit(NOTHING_GOVERNED)
-    with dg.DagsterInstance.ephemeral() as world.instance:
+    with an_instance() as world.instance:
         planned = world.sync(only=["governance_catalog", "ecr_inventory", "reconciled_registry"])
 
     assert not planned.planned.plan.held
@@ -290,7 +293,7 @@ def test_tampered_uris_hold_the_plan_where_nobody_knows_the_account(world: World
     world.sync()
     good = world.content
     tamper_with_the_account(world)
-    with dg.DagsterInstance.ephemeral() as world.instance:
+    with an_instance() as world.instance:
         held = [world.sync(), world.sync()]
 
         assert [each.outcome for each in held] == ["held", "held"], "holding it vouches for nothing"

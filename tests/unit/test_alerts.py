@@ -97,7 +97,7 @@ def test_a_recovery_that_did_not_arrive_is_due_until_it_does_and_keeps_its_time(
     assert watch.look() == []
 
 
-def test_what_ended_before_anybody_heard_of_it_is_not_told() -> None:
+def test_what_ended_before_anybody_heard_of_it_is_not_reported() -> None:
     watch = Watch()
 
     watch.look(Signal.RUN_FAILED, receiver_is_up=False)
@@ -115,7 +115,7 @@ def test_what_comes_back_before_its_end_was_heard_needs_no_alert() -> None:
     assert watch.look() == [(Signal.BACKSTAGE_UNREACHABLE, False)]
 
 
-def test_what_flaps_is_told_each_time() -> None:
+def test_what_flaps_is_reported_each_time() -> None:
     watch = Watch()
 
     for _ in range(3):
@@ -148,7 +148,7 @@ def test_two_causes_are_two_alerts() -> None:
     assert set(found) == {Signal.BACKSTAGE_UNREACHABLE, Signal.INVENTORY_FAILED}
 
 
-def test_a_broken_governance_file_beside_an_unreachable_backstage_tells_both() -> None:
+def test_a_broken_governance_file_beside_an_unreachable_backstage_alerts_of_both() -> None:
     both = wrong(
         Signal.GOVERNANCE_REFUSED,
         Signal.BACKSTAGE_UNREACHABLE,
@@ -168,7 +168,7 @@ def test_no_signal_follows_from_itself_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_what_was_raised_first_is_told_once_when_its_cause_joins_it(cause: Signal) -> None:
+def test_what_was_raised_first_is_reported_once_when_its_cause_joins_it(cause: Signal) -> None:
     (follower, *_) = sorted(FOLLOWS[cause])
     watch = Watch()
 
@@ -306,7 +306,9 @@ def test_as_soon_as_all_is_well_every_beginning_has_had_its_end(looks: list[set[
 
 
 @given(LOOKS)
-def test_while_anything_is_wrong_somebody_was_told_of_something(looks: list[set[Signal]]) -> None:
+def test_while_anything_is_wrong_somebody_was_alerted_of_something(
+    looks: list[set[Signal]],
+) -> None:
     watch = Watch()
     for signals in looks:
         watch.look(*signals)

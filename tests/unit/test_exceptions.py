@@ -172,7 +172,7 @@ def test_an_accepted_orphan_ghost_or_lingering_one_keeps_its_state_and_stands_ap
             assert each.remediation == "Accepted until 2026-01-09: because"
 
 
-def test_a_reason_of_any_text_is_told_on_one_line() -> None:
+def test_a_reason_of_any_text_is_reported_on_one_line() -> None:
     hostile = GovernanceException("*", "orphan", "a\nb\x1b[2J\u202ec" + "x" * 4_000)
     reported = [each.remediation for each in held([hostile]).excepted]
     expired = replace(hostile, expires=YESTERDAY)
@@ -246,7 +246,7 @@ def test_of_overlapping_exceptions_the_first_counts_and_none_is_unused() -> None
     assert rules(found) == []
 
 
-def test_an_exception_that_matches_nothing_is_told() -> None:
+def test_an_exception_that_matches_nothing_is_reported() -> None:
     (finding,) = held([GovernanceException("nothing-*", "orphan", "r")]).findings
     assert (finding.rule, finding.severity, finding.repository) == ("exception-unused", "info", "")
     assert "'nothing-*'" in finding.message

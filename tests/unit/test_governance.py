@@ -138,7 +138,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("content", "line", "column", "words"), REFUSED)
-def test_a_file_that_is_not_what_it_should_be_is_refused_with_its_place_and_a_mend(
+def test_a_file_that_is_not_what_it_should_be_is_refused_with_its_place_and_a_remedy(
     content: bytes, line: int, column: int, words: str
 ) -> None:
     with pytest.raises(GovernanceRefused) as caught:
@@ -159,7 +159,7 @@ def test_a_tag_that_decodes_to_no_utf8_is_refused_like_any_other() -> None:
     assert caught.value.line == 2
 
 
-def test_an_error_names_the_path_it_was_given_and_shows_problem_and_mend() -> None:
+def test_an_error_names_the_path_it_was_given_and_shows_problem_and_remedy() -> None:
     with pytest.raises(GovernanceRefused) as caught:
         parse_governance(b"[]", path="docs/ecr.yaml")
 

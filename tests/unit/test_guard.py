@@ -47,7 +47,7 @@ def test_a_plan_within_the_limits_is_not_held(listed: int, removed: int) -> None
     [
         (1000, 11, ["max_removals (10)"]),
         (14, 3, ["3 of 14 repositories (21 %), more than max_removal_percent (20 %)"]),
-        (49, 10, ["max_removal_percent (20 %)"]),
+        (49, 10, ["10 of 49 repositories (over 20 %), more than max_removal_percent (20 %)"]),
         (4, 3, ["max_removal_percent (20 %)"]),
         (54, 11, ["max_removals (10)", "max_removal_percent (20 %)"]),
         (1, 1, ["nothing"]),

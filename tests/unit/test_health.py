@@ -282,7 +282,7 @@ def test_a_plan_that_goes_out_changes_the_entity_now() -> None:
     )
 
 
-def test_an_unchanged_plan_tells_when_the_entity_last_changed() -> None:
+def test_an_unchanged_plan_says_when_the_entity_last_changed() -> None:
     names = ("team/app", "team/web")
     unchanged = plan(live_registry(*names), inventory(names), published=published(*names))
     assert unchanged.unchanged

@@ -25,11 +25,11 @@ from tests.unit.builders import IDENTITY, NOW, published
         (86_400 * 3 + 3_600 * 4 + 59, "3 d 4 h"),
     ],
 )
-def test_an_age_is_told_in_its_two_largest_units(seconds: float, words: str) -> None:
+def test_an_age_is_reported_in_its_two_largest_units(seconds: float, words: str) -> None:
     assert age_in_words(timedelta(seconds=seconds)) == words
 
 
-def test_the_last_good_is_told_with_its_size_and_age() -> None:
+def test_the_last_good_is_reported_with_its_size_and_age() -> None:
     entity = read_published(published("ab", "cd"), IDENTITY)
 
     words = last_good_in_words(entity, NOW + timedelta(hours=5, minutes=10))
@@ -47,7 +47,7 @@ def test_a_tampered_time_makes_the_age_unknown(stamp: bytes) -> None:
     assert words == "1 live and 0 pending, content of an unknown time"
 
 
-def test_nothing_and_damage_are_told_as_such() -> None:
+def test_nothing_and_damage_are_reported_as_such() -> None:
     damaged = published("ab").replace(b"  repositories:\n", b"  repositories: 7\n  more:\n")
 
     assert last_good_in_words(None, NOW) == "nothing is published yet"

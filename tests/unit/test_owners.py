@@ -111,7 +111,7 @@ def test_where_backstage_says_nothing_no_owner_is_unknown_but_what_can_never_be_
     assert [each.repository for _, each in unknown] == ["b"]
 
 
-def test_only_error_findings_of_repositories_with_an_owner_are_told() -> None:
+def test_only_error_findings_of_repositories_with_an_owner_are_reported() -> None:
     found = owned_findings(
         registry(
             ("a", "team-a"),
@@ -155,7 +155,7 @@ def test_what_is_too_much_is_cut_and_what_was_cut_has_not_ended() -> None:
     assert not OwnedFindings((), complete=False).lacks(last)
 
 
-def test_a_finding_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
+def test_a_finding_is_reported_once_when_it_begins_and_once_when_it_ends() -> None:
     notified = advance_notified({}, owned("a"))
     (begins,) = due(notified, owned("a"))
     assert (begins.owner, begins.severity, begins.link) == (TEAM, "high", LINK)
@@ -170,11 +170,11 @@ def test_a_finding_is_told_once_when_it_begins_and_once_when_it_ends() -> None:
     assert after_notices(notified, {ends.key}, ()) == {}
 
 
-def test_one_that_ended_before_it_was_told_is_forgotten() -> None:
+def test_one_that_ended_before_it_was_reported_is_forgotten() -> None:
     assert advance_notified(advance_notified({}, owned("a")), owned()) == {}
 
 
-def test_one_that_is_back_before_its_end_was_told_goes_on() -> None:
+def test_one_that_is_back_before_its_end_was_reported_goes_on() -> None:
     notified = after_notices(
         advance_notified({}, owned("a")), set(advance_notified({}, owned("a"))), ()
     )
@@ -182,7 +182,7 @@ def test_one_that_is_back_before_its_end_was_told_goes_on() -> None:
     assert due(notified, owned("a")) == []
 
 
-def test_nobody_is_told_for_an_owner_that_does_not_exist() -> None:
+def test_nobody_is_notified_for_an_owner_that_does_not_exist() -> None:
     unknown = owned("a", unknown=True)
     assert due(advance_notified({}, unknown), unknown) == []
     notified = after_notices(

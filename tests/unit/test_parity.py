@@ -151,7 +151,7 @@ def test_someone_elses_entity_under_our_name_is_named(kind: str) -> None:
     assert SOMEWHERE in verdict.reason
 
 
-def test_a_rejection_by_policy_is_told_in_backstages_words() -> None:
+def test_a_rejection_by_policy_is_reported_in_backstages_words() -> None:
     frozen = served(published("ab"))
     frozen["status"] = {
         "items": [

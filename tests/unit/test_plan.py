@@ -191,7 +191,7 @@ def test_a_later_look_at_another_commit_changes_nothing() -> None:
         lambda content: content.replace(b"\n", b"\r\n"),
     ],
 )
-def test_a_published_file_that_was_tampered_with_is_to_be_mended(
+def test_a_published_file_that_was_tampered_with_is_to_be_repaired(
     tamper: Callable[[bytes], bytes],
 ) -> None:
     made = plan_of(MANY, published=tamper(published(*MANY)))

@@ -310,7 +310,7 @@ def test_a_broken_file_cannot_leave_its_code_block(before: str, after: str) -> N
 
 @settings(deadline=None)
 @given(problem=hostile)
-def test_an_error_is_told_as_text(problem: str) -> None:
+def test_an_error_is_reported_as_text(problem: str) -> None:
     said = comment_on_failure("goldenpath", InventoryFailed(problem, remediation=problem))
     assert said.startswith(marker("goldenpath"))
     assert_is_text(said)

@@ -342,7 +342,7 @@ def test_a_location_beside_a_template_keeps_its_targets() -> None:
     assert [each.path for each in retire(files).left] == ["ecr/pay.yaml"]
 
 
-def test_patterns_and_urls_are_told_and_left() -> None:
+def test_patterns_and_urls_are_reported_and_left() -> None:
     text = location(
         "./ecr/*.yaml", "./**/pay.yaml", "https://git.example.com/c/blob/main/ecr/pay.yaml?x=1"
     )
@@ -357,7 +357,7 @@ def test_patterns_and_urls_are_told_and_left() -> None:
     assert reported.message.endswith("it may mean 1 of the files that go")
 
 
-def test_a_file_that_no_location_lists_is_told() -> None:
+def test_a_file_that_no_location_lists_is_reported() -> None:
     retirement = retire({"ecr/pay.yaml": ecr("pay"), "all.yaml": location("./apps.yaml")})
     assert retirement.unlisted == ("ecr/pay.yaml",)
 

@@ -424,7 +424,7 @@ def test_a_target_of_no_known_kind_is_refused(mirrors: Path, kind: str | None) -
     assert "publish.kind: must be git, s3 or file" in error.problem
 
 
-def test_every_problem_of_a_file_is_told_at_once(mirrors: Path) -> None:
+def test_every_problem_of_a_file_is_reported_at_once(mirrors: Path) -> None:
     error = error_of(mirrors, {"governance": {}, "registry": {"region": "mars"}, "extra": "x"})
     for key in ("governance.repository", "registry.region", "publish", "extra"):
         assert f"{key}: " in error.problem
@@ -866,7 +866,7 @@ def test_a_file_with_the_wrong_ending_never_takes_its_namesake_down(mirrors: Pat
     assert len(loaded.errors) == 1
 
 
-def test_a_mirror_that_does_not_exist_is_told_with_those_that_do(mirrors: Path) -> None:
+def test_a_mirror_that_does_not_exist_is_reported_with_those_that_do(mirrors: Path) -> None:
     write(mirrors, "alpha.yaml", SMALLEST)
     write(mirrors, "omega.yaml", changed("publish", S3))
     with pytest.raises(SettingsError, match="no mirror 'beta'") as caught:
@@ -1189,7 +1189,7 @@ def test_ones_own_key_repairs_a_shared_one(mirrors: Path) -> None:
     assert set(loaded.errors) == {"two"}
 
 
-def test_an_error_of_each_file_is_told_of_each(mirrors: Path) -> None:
+def test_an_error_of_each_file_is_reported_of_each(mirrors: Path) -> None:
     loaded = shared_by(
         mirrors,
         {"guard": {"max_removals": "lots"}},

@@ -113,7 +113,7 @@ def test_what_people_invented_may_be_removed(model: SoakModel) -> None:
 # Old ghosts
 
 
-def test_a_ghost_older_than_the_slo_is_told_once(model: SoakModel) -> None:
+def test_a_ghost_older_than_the_slo_is_reported_once(model: SoakModel) -> None:
     model.served(entity(NAMES), 90)
     model.in_ecr(NAMES[:1], present=False, began=99, ended=100)
     for at in range(100, 281):
@@ -233,7 +233,7 @@ def test_what_is_served_as_it_should_be_makes_no_difference(model: SoakModel) ->
     assert model.differences(served) == []
 
 
-def test_every_way_in_which_the_served_entity_may_differ_is_told(model: SoakModel) -> None:
+def test_every_way_in_which_the_served_entity_may_differ_is_reported(model: SoakModel) -> None:
     lacks, invents = entity(NAMES[1:], repo=20), entity([*NAMES, "aa/invented"], repo=20)
     edited = entity(NAMES)
     edited["spec"]["repositories"][0]["owner"] = "someone"
