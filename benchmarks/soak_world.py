@@ -38,6 +38,7 @@ from tests.integration.conftest import Repository
 ROOT: Final = Path(__file__).parents[1]
 MIRROR: Final = "soak"
 ENTITY: Final = "soak-ecr-registry"
+LIST_LIMIT: Final = 20_000
 BRANCH: Final = "governance-registry"
 ENTITY_PATH: Final = "catalog/resources/ecr-registry.yaml"
 GOVERNANCE_PATH: Final = "contracts/ecr-catalog.yaml"
@@ -496,7 +497,8 @@ def _mirror(world: SoakWorld, governance: Repository) -> dict[str, Any]:
             "account_id": world.aws.account_id,
             "endpoint_url": world.aws.endpoint_url,
         },
-        "entity": {"name": ENTITY},
+        # The model compares what the entity itself lists.
+        "entity": {"name": ENTITY, "list_limit": LIST_LIMIT},
         "publish": {
             "kind": "git",
             "repository": str(world.catalog.folder),
