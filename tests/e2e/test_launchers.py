@@ -492,10 +492,11 @@ def a_run_that_was_given_up_publishes_over_nobody(deployment: Deployment) -> Non
         "the second",
         reported=deployment.reported,
     )
-    assert worker.exit_code is None
+    assert not ended.exists()
     released.touch()
+    # On a slow machine it gives its push up before; then, too, nothing of it may land.
     wait_for(
-        lambda: ended.exists() and worker.exit_code is not None,
+        lambda: worker.exit_code is not None,
         120,
         "the end of the first worker",
         reported=deployment.reported,
