@@ -52,6 +52,15 @@ def run_by_this_process(run_id: str) -> Mapping[str, str]:
     return {PROCESS_TAG: _RUN_BY.dump_json(RunBy(run_id, this_process())).decode()}
 
 
+def process_of(run: dg.DagsterRun) -> ProcessIdentity | None:
+    """Give the process that runs a run; None where nothing says so."""
+    try:
+        noted = _RUN_BY.validate_json(run.tags.get(PROCESS_TAG, ""))
+    except ValidationError:
+        return None
+    return noted.process if noted.run_id == run.run_id else None
+
+
 class _RecordingExecutor(InProcessExecutor):
     """Runs all steps in the run's process, and first notes which one that is."""
 
@@ -137,11 +146,8 @@ def end_lost(instance: dg.DagsterInstance, records: Iterable[dg.RunRecord]) -> s
 
 
 def _is_lost(run: dg.DagsterRun) -> bool:
-    try:
-        run_by = _RUN_BY.validate_json(run.tags.get(PROCESS_TAG, ""))
-    except ValidationError:
-        return False
-    return run_by.run_id == run.run_id and is_gone(run_by.process)
+    process = process_of(run)
+    return process is not None and is_gone(process)
 
 
 def _end(instance: dg.DagsterInstance, run_id: str) -> bool:
