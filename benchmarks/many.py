@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,7 @@ from tests.integration.worlds import FileTarget, World
 LIMIT_SECONDS: Final = 180
 WARM_UP_SECONDS: Final = 400
 POLL_SECONDS: Final = 0.25
+TELL_SECONDS: Final = 60
 RUNS: Final = "runs and git"
 EXTRA: Final = "team/comes-and-goes"
 FAULTS: Final[Mapping[str, Fault]] = {
@@ -147,7 +148,9 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> Measured:
     """Serve the mirrors for a while, and count."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # The last runs may still write when the daemon has ended.
+        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
         home = folder / "home"
         home.mkdir()
         shutil.copy(ROOT / "dagster.yaml", home)
@@ -210,9 +213,10 @@ class _Process:
     def end(self) -> None:
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self._popen.wait(90)
-            except subprocess.TimeoutExpired:
+            # Runs go on when the daemon ends.
+            with suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def check(self) -> None:
@@ -293,7 +297,7 @@ def _let_pass(well: Sequence[Site], arguments: argparse.Namespace) -> tuple[list
     choose = random.Random(arguments.seed)
     took: list[float] = []
     end = time.monotonic() + arguments.minutes * 60
-    next_at = time.monotonic()
+    next_at = tell_at = time.monotonic()
     while (now := time.monotonic()) < end or (
         now < end + LIMIT_SECONDS and any(site.since for site in well)
     ):
@@ -307,6 +311,10 @@ def _let_pass(well: Sequence[Site], arguments: argparse.Namespace) -> tuple[list
         if next_at <= now < end and settled:
             choose.choice(settled).change()
             next_at = now + choose.uniform(0.5, 1.5) * arguments.change_every
+        if tell_at <= now:
+            so_far = f"{len(took)} changes seen, p95 {percentile(took, 95) or 0:.1f} s"
+            print(f"{max(end - now, 0) / 60:.0f} min to go, {so_far}", file=sys.stderr, flush=True)
+            tell_at = now + TELL_SECONDS
         time.sleep(POLL_SECONDS)
     return took, sum(site.since is not None for site in well)
 

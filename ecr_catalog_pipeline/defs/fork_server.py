@@ -21,7 +21,7 @@ from typing import Any, Final
 from ecr_catalog_pipeline import __file__ as package
 
 PRELOADED: Final = ("dagster._cli", "dagster._cli.api", "ecr_catalog_pipeline.definitions")
-"""A run imports these, and what they import: two thirds of what the rest of it costs."""
+"""A run imports these, and what they import: 1.2 of the 2.0 CPU-s that it costs otherwise."""
 
 
 def main() -> None:

@@ -62,13 +62,13 @@ class ForkServer:
             answer = self._ask(line) or self._ask(line)
         if not answer:
             raise CatalogError(
-                "the process that runs are forked from ends at once",
+                "the process that runs are forked from does not start",
                 remediation=f"Its error is in the daemon's log. Try: {sys.executable} -m {_SERVER}",
             )
         return int(answer)
 
     def _ask(self, line: bytes) -> bytes:
-        """Give the answer; empty where the process had ended, which is noted."""
+        """Give the answer; empty where the process had ended or says nothing, and is ended."""
         process = self._process
         if process is None:
             process = self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -80,7 +80,9 @@ class ForkServer:
         with suppress(BrokenPipeError):
             process.stdin.write(line)
             process.stdin.flush()
-            if select.select([process.stdout], [], [], _ANSWER_SECONDS)[0]:
+            waiting = select.poll()
+            waiting.register(process.stdout, select.POLLIN)
+            if waiting.poll(_ANSWER_SECONDS * 1000):
                 answer = process.stdout.readline()
         if not answer:
             self._end()
@@ -125,7 +127,8 @@ class ForkRunLauncher(DefaultRunLauncher):
         self._instance.report_run_canceling(run)
         if is_gone(process):
             return False
-        os.kill(process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
         return True
 
     def dispose(self) -> None:
