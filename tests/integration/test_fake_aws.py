@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -705,3 +707,14 @@ def test_closing_leaves_no_thread_and_nothing_that_answers() -> None:
     assert threading.active_count() == before
     with pytest.raises(Exception, match=r"Could not connect|Connection was closed"):
         ecr.describe_repositories()
+
+
+def test_a_client_that_is_killed_within_its_request_is_no_fault_of_the_fake() -> None:
+    with FakeAws() as fake:
+        address = urlsplit(fake.endpoint_url)
+        assert address.hostname
+        assert address.port
+        with socket.create_connection((address.hostname, address.port)) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{}")
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
