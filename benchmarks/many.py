@@ -223,7 +223,7 @@ class _Process:
         assert self._popen.poll() is None, f"the {self.name} ended"
 
     def cpu(self) -> Iterator[tuple[str, float]]:
-        """The CPU seconds of it, and of what it started: runs and git, if it is the code server."""
+        """The CPU seconds of it, and of what it started: runs and git."""
         own = psutil.Process(self._popen.pid)
         for each in [own, *own.children(recursive=True)]:
             try:

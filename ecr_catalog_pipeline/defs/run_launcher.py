@@ -51,24 +51,23 @@ class ForkServer:
         """Its number, while it runs."""
         return self._process.pid if self._process else None
 
-    def fork(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Fork a process that executes a command of Dagster's; give its number.
+    def fork(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Fork a process that executes a command of Dagster's.
 
         Raises:
             CatalogError: no process was forked.
         """
         line = json.dumps({"arguments": arguments, "environment": environment}).encode() + b"\n"
         with self._lock:
-            answer = self._ask(line) or self._ask(line)
-        if not answer:
+            forked = self._ask(line) or self._ask(line)
+        if not forked:
             raise CatalogError(
                 "the process that runs are forked from does not start",
                 remediation=f"Its error is in the daemon's log. Try: {sys.executable} -m {_SERVER}",
             )
-        return int(answer)
 
-    def _ask(self, line: bytes) -> bytes:
-        """Give the answer; empty where the process had ended or says nothing, and is ended."""
+    def _ask(self, line: bytes) -> bool:
+        """Whether it has forked; it is ended where it had ended by itself, or says nothing."""
         process = self._process
         if process is None:
             process = self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -86,7 +85,7 @@ class ForkServer:
                 answer = process.stdout.readline()
         if not answer:
             self._end()
-        return answer
+        return bool(answer)
 
     def end(self) -> None:
         """End it; the runs go on."""

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,11 @@ from dagster._grpc.types import ExecuteRunArgs
 from ecr_catalog_pipeline.core.errors import CatalogError
 from ecr_catalog_pipeline.defs.jobs import end_lost_runs, process_of
 from ecr_catalog_pipeline.defs.run_launcher import ForkRunLauncher, ForkServer
+from ecr_catalog_pipeline.defs.run_process import JOB_VARIABLE
 from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING
 from tests.fakes.aws import Fault
 from tests.integration import other_location
+from tests.integration.backstage import wait_for
 from tests.integration.worlds import MIRROR, FileTarget, World, a_world
 
 ROOT: Final = Path(__file__).parents[2]
@@ -71,15 +72,8 @@ def a_run(world: World) -> tuple[dg.DagsterRun, list[str]]:
 def forked(world: World, server: ForkServer) -> dg.DagsterRun:
     """A run of the mirror in a process that was just forked."""
     run, arguments = a_run(world)
-    server.fork(arguments, {"DAGSTER_RUN_JOB_NAME": JOB})
+    server.fork(arguments, {JOB_VARIABLE: JOB})
     return run
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def now(world: World, run: dg.DagsterRun) -> dg.DagsterRun:
@@ -90,7 +84,7 @@ def now(world: World, run: dg.DagsterRun) -> dg.DagsterRun:
 
 def ended(world: World, run: dg.DagsterRun) -> dg.DagsterRun:
     """The run when it has ended."""
-    wait_until(lambda: now(world, run).is_finished)
+    wait_for(lambda: now(world, run).is_finished, 60, "the end of the run")
     return now(world, run)
 
 
@@ -102,7 +96,7 @@ def hanging(world: World, start: Callable[[], dg.DagsterRun]) -> dg.DagsterRun:
     """A run that waits for AWS."""
     world.fake.fail("DescribeRepositories", Fault.HANG)
     run = start()
-    wait_until(lambda: bool(world.fake.count("DescribeRepositories")))
+    wait_for(lambda: world.fake.count("DescribeRepositories"), 60, "the listing")
     return run
 
 
@@ -173,7 +167,7 @@ def test_a_run_that_was_killed_is_seen_to_be_gone(world: World, server: ForkServ
 
     os.kill(process.pid, signal.SIGKILL)
 
-    wait_until(lambda: end_lost_runs(world.instance, MIRROR))
+    wait_for(lambda: end_lost_runs(world.instance, MIRROR), 60, "the end of the process")
     assert now(world, run).status is dg.DagsterRunStatus.FAILURE
 
 
