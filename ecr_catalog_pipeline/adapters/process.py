@@ -36,14 +36,22 @@ def this_process() -> ProcessIdentity:
 
 
 def is_gone(process: ProcessIdentity) -> bool:
-    """Whether a process of this host has ended; of another host nothing is known: False."""
+    """Whether a process of this host has ended.
+
+    False where that is not known: it is on another host, or /proc cannot be read just now, for
+    instance because this process has too many open files.
+    """
     if process.host != socket.gethostname():
         return False
-    if process.life != _life():
-        return True
+    life = _life()
+    if process.life != life:
+        return bool(life)
     if not _PROC.joinpath("self/stat").exists():
         return not _takes_signals(process.pid)
-    return _started(process.pid) != process.started
+    try:
+        return _started(process.pid) != process.started
+    except OSError:
+        return False
 
 
 def _life() -> str:
@@ -55,10 +63,14 @@ def _life() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started; None when it is none, or dead."""
+    """When a process started; None when it is none, or dead.
+
+    Raises:
+        OSError: nothing can be said.
+    """
     try:
         stat = _PROC.joinpath(str(pid), "stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in brackets, may hold anything; field 3 is the state, field 22 the start.
     fields = stat.rpartition(")")[2].split()

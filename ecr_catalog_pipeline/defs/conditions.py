@@ -24,6 +24,7 @@ from ecr_catalog_pipeline.defs.event_log import (
     Published,
     Steps,
     began_at,
+    cause_of_failure,
     ended_runs,
     evaluated_checks,
     kept_looks,
@@ -270,6 +271,9 @@ def _ended(
     steps = steps_of(instance, run_id)
     known = {*steps.succeeded, *(step.asset for step in steps.failed)}
     unseen = frozenset(_READ_BY[step] for step in _READ_BY.keys() - known)
+    if not steps.failed:
+        cause = cause_of_failure(instance, run_id)
+        return [_hung(run_id, since, f"a run failed, and none of its steps did: {cause}")], unseen
     return list(_failed(steps, run_id, since)), unseen
 
 
@@ -284,7 +288,7 @@ def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condi
         under_way = True
         began = began_at(record)
         if now - began > HUNG_AFTER:
-            yield _hung(record.dagster_run.run_id, began)
+            yield _hung(record.dagster_run.run_id, began, "a run does not end")
     queued = min(waiting, key=lambda each: each.create_timestamp, default=None)
     if queued is None or under_way or now - queued.create_timestamp <= QUEUED_AFTER:
         return
@@ -301,8 +305,6 @@ def _in_flight(records: Iterable[dg.RunRecord], now: datetime) -> Iterator[Condi
 
 def _failed(steps: Steps, run_id: str, since: datetime) -> Iterator[Condition]:
     """Say why a run failed, in the words of each step that did."""
-    if not steps.failed:
-        yield _hung(run_id, since)
     for step in steps.failed:
         yield Condition(
             _SIGNAL_OF.get(step.kind, Signal.RUN_FAILED),
@@ -313,11 +315,11 @@ def _failed(steps: Steps, run_id: str, since: datetime) -> Iterator[Condition]:
         )
 
 
-def _hung(run_id: str, since: datetime) -> Condition:
+def _hung(run_id: str, since: datetime, problem: str) -> Condition:
     return Condition(
         Signal.RUN_HUNG,
         since,
-        "a run does not end, or was ended by run monitoring because it did not",
+        problem,
         "Look at its log for the step that waits; the next run starts when its slot is free.",
         ui_link(f"runs/{run_id}"),
     )

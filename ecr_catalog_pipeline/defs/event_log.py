@@ -274,6 +274,18 @@ def _failed(event: dg.DagsterEvent) -> FailedStep:
     )
 
 
+def cause_of_failure(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Say in one line what Dagster noted when a run failed outside its steps."""
+    failures = instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1, ascending=False
+    ).records
+    event = failures[0].event_log_entry.dagster_event if failures else None
+    if event is None:
+        return "Dagster does not say why"
+    error = event.job_failure_data.error if event.event_specific_data else None
+    return " ".join(f"{event.message or ''} {error.message if error else ''}".split())
+
+
 def ended_runs(instance: dg.DagsterInstance, mirror: Mirror, limit: int) -> Sequence[dg.RunRecord]:
     """Give the last runs of a mirror that succeeded or failed, newest first."""
     ended = dg.RunsFilter(job_name=sync_job_name(mirror.name), statuses=ENDED)

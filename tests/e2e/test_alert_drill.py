@@ -101,7 +101,7 @@ def test_one_alert_when_it_begins_one_when_it_ends_and_the_ping_stops_with_the_d
 
         repair_governance(demo.world)
         wait_for(lambda: len(receiver.alerts) > 1, 180, "the alert of recovery")
-        assert receiver.titles()[1] == "[demo] RECOVERED: governance refused"
+        assert receiver.titles()[1] == "[demo] RECOVERED: governance refused", last_runs(demo)
         assert key_of(receiver.alerts[1]) == key_of(receiver.alerts[0])
 
         create_in_ecr(demo.world, "edge-cache")
@@ -124,6 +124,15 @@ def is_even(receiver: Receiver) -> bool:
     """Whether every alert that began has ended."""
     ended = [title for title in receiver.titles() if "RECOVERED" in title]
     return len(receiver.alerts) == 2 * len(ended)
+
+
+def last_runs(demo: RunningDemo) -> str:
+    """What a failed test needs to be understood."""
+    runs = demo.graphql(
+        "{ runsOrError(limit: 4) { ... on Runs { results { runId status tags { key value }"
+        " eventConnection { events { ... on MessageEvent { timestamp message } } } } } } }"
+    )
+    return json.dumps(runs, indent=1)
 
 
 def key_of(alert: dict[str, str]) -> str:

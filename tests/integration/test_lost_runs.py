@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,17 @@ def test_a_process_is_gone_when_it_was_killed_and_also_before_anybody_took_note(
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert is_gone(theirs), "a zombie runs nothing"
     assert is_gone(theirs)
+
+
+def test_a_process_is_not_gone_because_too_many_files_are_open_to_look_at_it() -> None:
+    ours = this_process()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        gone = is_gone(ours)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not gone
 
 
 def test_a_lost_run_is_ended_and_all_others_are_left_alone(world: World) -> None:

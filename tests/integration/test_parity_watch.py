@@ -535,6 +535,7 @@ def test_a_finding_has_not_recovered_because_a_run_is_under_way_or_failed_before
     assert drill.heard() == []
     drill.world.instance.report_run_failed(run, "killed")
     assert drill.heard() == [begins(Signal.RUN_HUNG)]
+    assert "none of its steps did: killed" in drill.receiver.heard[-1]["message"]
 
     drill.world.revert()
     drill.sync()
