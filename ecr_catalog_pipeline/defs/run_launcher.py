@@ -23,7 +23,10 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.origin import JobPythonOrigin
-from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+)
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData
@@ -149,11 +152,12 @@ def _is_ours(origin: JobPythonOrigin, context: LaunchRunContext) -> bool:
 
 
 def _is_here(context: LaunchRunContext) -> bool:
-    """Whether the code server of a run is on this machine."""
+    """Whether the code server of a run is on this machine; it need not answer just now."""
     remote = context.dagster_run.remote_job_origin
     if context.workspace is None or remote is None:
         return False
-    location = context.workspace.get_code_location(remote.location_name)
-    return isinstance(location, GrpcServerCodeLocation) and (
-        location.client.socket is not None or location.client.host in _HERE
-    )
+    location = context.workspace.get_location_entry(remote.location_name)
+    origin = location.origin if location else None
+    if isinstance(origin, GrpcServerCodeLocationOrigin):
+        return origin.socket is not None or origin.host in _HERE
+    return isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin)

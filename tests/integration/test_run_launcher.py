@@ -16,7 +16,7 @@ import pytest
 from dagster._core.code_pointer import CodePointer
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.types import ExecuteRunArgs
 
@@ -27,7 +27,7 @@ from ecr_catalog_pipeline.defs.run_process import JOB_VARIABLE
 from ecr_catalog_pipeline.housekeeping.job import HOUSEKEEPING
 from tests.fakes.aws import Fault
 from tests.integration import other_location
-from tests.integration.backstage import wait_for
+from tests.integration.backstage import free_port, wait_for
 from tests.integration.worlds import MIRROR, FileTarget, World, a_world
 
 ROOT: Final = Path(__file__).parents[2]
@@ -100,13 +100,18 @@ def hanging(world: World, start: Callable[[], dg.DagsterRun]) -> dg.DagsterRun:
     return run
 
 
+OURS_AND_ANOTHER: Final = (
+    f"load_from: [{{python_module: {MODULE}}}, {{python_file: '{other_location.__file__}'}}]\n"
+)
+
+
 @contextmanager
-def a_workspace(world: World, folder: Path) -> Iterator[WorkspaceProcessContext]:
-    """Our code location and another one, each in a code server."""
+def a_workspace(
+    world: World, folder: Path, locations: str = OURS_AND_ANOTHER
+) -> Iterator[WorkspaceProcessContext]:
+    """Our code location and another one, each in a code server, or other ones."""
     workspace = folder / "workspace.yaml"
-    workspace.write_text(
-        f"load_from: [{{python_module: {MODULE}}}, {{python_file: '{other_location.__file__}'}}]\n"
-    )
+    workspace.write_text(locations)
     with WorkspaceProcessContext(world.instance, WorkspaceFileTarget([str(workspace)])) as context:
         yield context
 
@@ -116,16 +121,23 @@ def launched(
 ) -> dg.DagsterRun:
     """A run that was launched as the daemon does."""
     request = context.create_request_context()
+    run = prepared(request, world, location, job)
+    world.instance.launch_run(run.run_id, request)
+    return run
+
+
+def prepared(
+    request: WorkspaceRequestContext, world: World, location: str, job: dg.JobDefinition
+) -> dg.DagsterRun:
+    """A run that is to be launched."""
     repository = request.get_code_location(location).get_repository("__repository__")
     remote = repository.get_full_job(job.name)
-    run = world.instance.create_run_for_job(
+    return world.instance.create_run_for_job(
         job,
         tags=job.run_tags,
         remote_job_origin=remote.get_remote_origin(),
         job_code_origin=remote.get_python_origin(),
     )
-    world.instance.launch_run(run.run_id, request)
-    return run
 
 
 def test_the_runs_of_mirrors_are_forked_and_all_others_launched_as_dagster_does(
@@ -144,6 +156,22 @@ def test_the_runs_of_mirrors_are_forked_and_all_others_launched_as_dagster_does(
 
     assert list(world.listed) == ["team/one", "team/two"]
     assert [GRPC_INFO_TAG in now(world, run).tags for run in runs] == [False, True, True]
+
+
+def test_a_run_is_launched_though_the_code_server_does_not_answer(
+    world: World, tmp_path: Path
+) -> None:
+    ours = world.definitions.resolve_job_def(JOB)
+    with a_workspace(world, tmp_path) as context:
+        run = prepared(context.create_request_context(), world, MODULE, ours)
+    nobody = f"{{host: localhost, port: {free_port()}, location_name: {MODULE}}}"
+    with a_workspace(world, tmp_path, f"load_from: [{{grpc_server: {nobody}}}]\n") as context:
+        request = context.create_request_context()
+        assert request.has_code_location_error(MODULE)
+
+        world.instance.launch_run(run.run_id, request)
+
+        assert succeeded(world, run)
 
 
 def test_a_run_that_is_terminated_is_interrupted(world: World, tmp_path: Path) -> None:
