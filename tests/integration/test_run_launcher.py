@@ -158,6 +158,7 @@ def test_the_runs_of_mirrors_are_forked_and_all_others_launched_as_dagster_does(
     assert [GRPC_INFO_TAG in now(world, run).tags for run in runs] == [False, True, True]
 
 
+@pytest.mark.filterwarnings("ignore:Error loading repository location")
 def test_a_run_is_launched_though_the_code_server_does_not_answer(
     world: World, tmp_path: Path
 ) -> None:
